@@ -1,0 +1,127 @@
+"""What Spark has written down of a streaming query: which offsets each micro-batch read, and behind which watermark.
+
+Spark writes `offsets/N` before it runs batch N and `commits/N` after it. (org.apache.spark.sql.execution.streaming,
+OffsetSeqLog and CommitLog, version 1 of their format.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from pyspark.sql import SparkSession
+
+from pipeline import files
+
+__all__ = ["MicroBatch", "OffsetRange", "generation", "last_batch", "last_committed_batch", "micro_batch", "newest_watermark"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class OffsetRange:
+    """Offsets of one topic partition, half-open, read by the query's source number `source`."""
+
+    source: int
+    topic: str
+    partition: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """`late_watermark`: events at or before it were dropped as late. `watermark`: what it closed, and the next one drops by."""
+
+    batch_id: int
+    ranges: tuple[OffsetRange, ...]
+    late_watermark: datetime | None
+    watermark: datetime | None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    watermark: datetime | None
+    ends: tuple[Mapping[tuple[str, int], int], ...]
+
+
+def generation(spark: SparkSession, checkpoint: str) -> str | None:
+    """The query id in the checkpoint: a new checkpoint is a new generation. None where there is no checkpoint yet."""
+    text = files.read_text(spark, f"{checkpoint}/metadata")
+    return str(json.loads(text)["id"]) if text else None
+
+
+def last_batch(spark: SparkSession, checkpoint: str) -> int | None:
+    """The newest batch that was begun."""
+    return _newest(spark, f"{checkpoint}/offsets")
+
+
+def last_committed_batch(spark: SparkSession, checkpoint: str) -> int | None:
+    return _newest(spark, f"{checkpoint}/commits")
+
+
+def newest_watermark(spark: SparkSession, checkpoint: str) -> datetime | None:
+    """By which the newest finished batch closed windows and state; what is at or before it will not change any more."""
+    newest = last_committed_batch(spark, checkpoint)
+    entry = _entry(spark, checkpoint, newest) if newest is not None else None
+    return entry.watermark if entry else None
+
+
+def micro_batch(spark: SparkSession, checkpoint: str, batch_id: int) -> MicroBatch:
+    """What batch `batch_id` read, of Kafka sources. Raises FileNotFoundError where its offsets are not kept any more."""
+    entry = _entry(spark, checkpoint, batch_id)
+    if entry is None:
+        raise FileNotFoundError(f"{checkpoint}/offsets/{batch_id}")
+    before = _entry(spark, checkpoint, batch_id - 1) if batch_id > 0 else None
+    return MicroBatch(
+        batch_id=batch_id,
+        ranges=tuple(_ranges(spark, checkpoint, entry, before)),
+        late_watermark=before.watermark if before else None,
+        watermark=entry.watermark,
+    )
+
+
+def _ranges(
+    spark: SparkSession, checkpoint: str, entry: _Entry, before: _Entry | None
+) -> Iterator[OffsetRange]:
+    for source, ends in enumerate(entry.ends):
+        known = before.ends[source] if before and source < len(before.ends) else {}
+        firsts = known or _initial(spark, checkpoint, source)
+        for (topic, partition), end in sorted(ends.items()):
+            first = firsts.get((topic, partition), 0)
+            if end > first:
+                yield OffsetRange(source, topic, partition, first, end)
+
+
+def _initial(spark: SparkSession, checkpoint: str, source: int) -> Mapping[tuple[str, int], int]:
+    """Where a Kafka source began; it keeps that beside the offset log."""
+    text = files.read_text(spark, f"{checkpoint}/sources/{source}/0")
+    return _kafka_offsets(text[text.index("{") :]) if text else {}
+
+
+def _entry(spark: SparkSession, checkpoint: str, batch_id: int) -> _Entry | None:
+    text = files.read_text(spark, f"{checkpoint}/offsets/{batch_id}")
+    if text is None:
+        return None
+    _, metadata, *sources = text.splitlines()
+    watermark_ms = json.loads(metadata)["batchWatermarkMs"]
+    return _Entry(
+        watermark=_EPOCH + timedelta(milliseconds=watermark_ms) if watermark_ms else None,
+        ends=tuple({} if line == "-" else _kafka_offsets(line) for line in sources),
+    )
+
+
+def _kafka_offsets(text: str) -> Mapping[tuple[str, int], int]:
+    """Offsets by topic and partition; empty for a source that is not Kafka."""
+    return {
+        (topic, int(partition)): offset
+        for topic, partitions in json.loads(text).items()
+        if isinstance(partitions, dict)
+        for partition, offset in partitions.items()
+    }
+
+
+def _newest(spark: SparkSession, folder: str) -> int | None:
+    return max((int(name) for name in files.names(spark, folder) if name.isdigit()), default=None)

@@ -1,0 +1,139 @@
+"""What events, tables and violations are: names, types, limits and identities, fixed in docs/DESIGN terms.
+
+Everything here is plain data. Nothing builds a Column, so importing it needs no session.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import types as T
+
+CONTRACT_VERSION = 1
+
+ORDERS = "orders"
+PRODUCTS = "products"
+TEXT_LINES = "text-lines"
+KINDS = (ORDERS, PRODUCTS, TEXT_LINES)
+
+ORDER_CREATED = "order_created"
+ORDER_CANCELLED = "order_cancelled"
+EVENT_TYPES = (ORDER_CREATED, ORDER_CANCELLED)
+
+PENDING = "pending"
+COMPLETED = "completed"
+CANCELLED = "cancelled"
+STATUSES = (PENDING, COMPLETED, CANCELLED)
+
+ACCEPTED = "accepted"
+DEAD = "dead"
+TOMBSTONE = "tombstone"
+FATES = (ACCEPTED, DEAD, TOMBSTONE)
+
+MAX_VALUE_BYTES = 1_048_576
+MAX_ID_CHARACTERS = 128
+MAX_QUANTITY = 1_000_000
+MAX_NESTING_LEVELS = 1_000
+MAX_AMOUNT_DIGITS = 10
+AMOUNT_DECIMALS = 2
+FIRST_YEAR = 2000
+MAX_CLOCK_SKEW_MINUTES = 5
+LATENESS = "10 minutes"
+
+MONEY = T.DecimalType(12, 2)
+WIDE_MONEY = T.DecimalType(38, 2)
+"""Wide enough for any sum of amounts times quantities that one record, or one log, can hold."""
+
+TOO_LARGE = "too_large"
+NOT_UTF8 = "not_utf8"
+NOT_JSON = "not_json"
+ORDER_VIOLATIONS = ("event_type", "order_id", "customer_id", "total", "status", "items", "timestamp")
+PRODUCT_VIOLATIONS = ("product_id", "name", "product_category", "price", "cost", "timestamp")
+VIOLATIONS = (
+    TOO_LARGE,
+    NOT_UTF8,
+    NOT_JSON,
+    *ORDER_VIOLATIONS,
+    *(name for name in PRODUCT_VIOLATIONS if name not in ORDER_VIOLATIONS),
+)
+"""Every name that can stand in `violations`; within one record they keep the order of its own list."""
+
+ORDER_IDENTITY = ("event_type", "order_id", "event_time")
+PRODUCT_IDENTITY = ("product_id", "event_time")
+RECORD_IDENTITY = ("topic", "partition", "offset")
+
+HEADERS = T.ArrayType(
+    T.StructType([T.StructField("key", T.StringType()), T.StructField("value", T.BinaryType())])
+)
+
+ITEMS = T.ArrayType(
+    T.StructType(
+        [
+            T.StructField("product_id", T.StringType()),
+            T.StructField("price", MONEY),
+            T.StructField("quantity", T.IntegerType()),
+        ]
+    )
+)
+
+RECORD_ADDRESS = (
+    T.StructField("topic", T.StringType(), nullable=False),
+    T.StructField("partition", T.IntegerType(), nullable=False),
+    T.StructField("offset", T.LongType(), nullable=False),
+)
+
+CONTRACT_VERSION_FIELD = T.StructField("contract_version", T.IntegerType(), nullable=False)
+
+RAW_EVENTS = T.StructType(
+    [
+        *RECORD_ADDRESS,
+        T.StructField("kafka_timestamp", T.TimestampType()),
+        T.StructField("key", T.BinaryType()),
+        T.StructField("value", T.BinaryType()),
+        T.StructField("headers", HEADERS),
+    ]
+)
+
+ORDER = T.StructType(
+    [
+        T.StructField("event_type", T.StringType(), nullable=False),
+        T.StructField("order_id", T.StringType(), nullable=False),
+        T.StructField("customer_id", T.StringType(), nullable=False),
+        T.StructField("total", MONEY),
+        T.StructField("status", T.StringType(), nullable=False),
+        T.StructField("items", ITEMS),
+        T.StructField("event_time", T.TimestampType(), nullable=False),
+    ]
+)
+
+PRODUCT = T.StructType(
+    [
+        T.StructField("product_id", T.StringType(), nullable=False),
+        T.StructField("name", T.StringType(), nullable=False),
+        T.StructField("product_category", T.StringType(), nullable=False),
+        T.StructField("price", MONEY, nullable=False),
+        T.StructField("cost", MONEY, nullable=False),
+        T.StructField("event_time", T.TimestampType(), nullable=False),
+    ]
+)
+
+ORDER_EVENTS = T.StructType([*ORDER.fields, *RECORD_ADDRESS, CONTRACT_VERSION_FIELD])
+
+PRODUCT_EVENTS = T.StructType([*PRODUCT.fields, *RECORD_ADDRESS, CONTRACT_VERSION_FIELD])
+
+DEAD_LETTERS = T.StructType(
+    [
+        *RECORD_ADDRESS,
+        T.StructField("kafka_timestamp", T.TimestampType()),
+        T.StructField("key", T.BinaryType()),
+        T.StructField("value", T.BinaryType()),
+        T.StructField("violations", T.ArrayType(T.StringType()), nullable=False),
+        CONTRACT_VERSION_FIELD,
+    ]
+)
+
+LINES = T.StructType(
+    [
+        T.StructField("line", T.StringType(), nullable=False),
+        *RECORD_ADDRESS,
+        T.StructField("kafka_timestamp", T.TimestampType()),
+    ]
+)

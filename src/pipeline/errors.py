@@ -1,0 +1,121 @@
+"""Every error of ours, named for the fact; what is not in this tree is a fault of ours and ends with 70.
+
+PipelineError                     70
+├── CheckFailed                    1   what was checked does not hold; the report says where
+├── UsageError                     2   the command line asks for something that does not exist
+│   └── ConfigurationError         2   a file, a variable or --set holds a wrong key or value
+├── TransientError                70   may be retried as it is
+│   └── DependencyError            3   something we need does not answer, or not as it should
+│       ├── KafkaUnreachable       3
+│       └── TopicMissing           3
+├── SetupError                     3   Java, a jar or a package is missing or too old
+└── RefusedToStart                 4   starting would damage data
+    └── CheckpointMismatch         4
+
+The message says what was expected, what came, where, and what to do next; the attributes carry the same
+facts for programs. `exit_code` is what the command line ends with.
+"""
+
+# ruff: noqa: N818  (an error is named for the fact, not for being an error)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "CheckFailed",
+    "CheckpointMismatch",
+    "ConfigurationError",
+    "DependencyError",
+    "KafkaUnreachable",
+    "PipelineError",
+    "RefusedToStart",
+    "SetupError",
+    "TopicMissing",
+    "TransientError",
+    "UsageError",
+]
+
+
+class PipelineError(Exception):
+    """The root of the tree; `message` is complete and can be shown to a person as it is."""
+
+    exit_code = 70
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class CheckFailed(PipelineError):
+    exit_code = 1
+
+
+class UsageError(PipelineError):
+    """`nearest` is the known name that looks most like the unknown one, where there is one."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, nearest: str | None = None) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+
+
+class ConfigurationError(UsageError):
+    """`source` is the file (with its line), the environment variable or the --set that is wrong; `key` the dotted path."""
+
+    def __init__(
+        self, message: str, *, source: str | None = None, key: str | None = None, nearest: str | None = None
+    ) -> None:
+        super().__init__(message, nearest=nearest)
+        self.source = source
+        self.key = key
+
+
+class TransientError(PipelineError):
+    pass
+
+
+class DependencyError(TransientError):
+    exit_code = 3
+
+
+class KafkaUnreachable(DependencyError):
+    """`bootstrap_servers` as they are configured, separated by commas."""
+
+    def __init__(self, message: str, *, bootstrap_servers: str) -> None:
+        super().__init__(message)
+        self.bootstrap_servers = bootstrap_servers
+
+
+class TopicMissing(DependencyError):
+    """`topics` are those that are missing, `alike` those on the brokers that look like one of them."""
+
+    def __init__(
+        self, message: str, *, bootstrap_servers: str, topics: Sequence[str], alike: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message)
+        self.bootstrap_servers = bootstrap_servers
+        self.topics = tuple(topics)
+        self.alike = tuple(alike)
+
+
+class SetupError(PipelineError):
+    exit_code = 3
+
+
+class RefusedToStart(PipelineError):
+    exit_code = 4
+
+
+class CheckpointMismatch(RefusedToStart):
+    """The checkpoint of `query` was not made for this table: going on would skip or repeat batches."""
+
+    def __init__(self, message: str, *, query: str, table: str, checkpoint: str) -> None:
+        super().__init__(message)
+        self.query = query
+        self.table = table
+        self.checkpoint = checkpoint

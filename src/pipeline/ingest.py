@@ -1,0 +1,98 @@
+"""Kafka → raw_events, order_events, product_events, dead_letters: one read, each record in each of its tables once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from pyspark.util import inheritable_thread_target
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from pipeline import ledger
+from pipeline.checkpoints import MicroBatch
+from pipeline.contracts import ACCEPTED, DEAD, KINDS, ORDERS, PRODUCTS
+from pipeline.kafka_check import require_topics
+from pipeline.session import session
+from pipeline.settings import Settings
+from pipeline.sinks import Transaction, append, create_table
+from pipeline.sources import kind_of_topic, stream_records
+from pipeline.streaming import BatchWriter, await_all, guarded, start
+from pipeline.tables import (
+    BATCH_LEDGER,
+    DEAD_LETTERS,
+    ORDER_EVENTS,
+    PRODUCT_EVENTS,
+    RAW_EVENTS,
+    SCHEMAS,
+    table_path,
+)
+from pipeline.transforms.decode import accepted_orders, accepted_products, classify, dead_letters
+
+__all__ = ["QUERY", "run", "start_ingest"]
+
+QUERY = "ingest_v1"
+_TABLES = (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, DEAD_LETTERS)
+
+
+def run(settings: Settings, *, once: bool) -> None:
+    """Ingest until stopped, or with `once` what is there now."""
+    require_topics(settings.kafka.bootstrap_servers, [*kind_of_topic(settings)])
+    spark = session(settings)
+    tables = [table_path(settings.lake.root, name) for name in _TABLES]
+    with guarded(spark, query=QUERY, root=settings.lake.root, tables=tables):
+        await_all([start_ingest(spark, settings, once=once)])
+
+
+def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:
+    root = settings.lake.root
+    for name in (*_TABLES, BATCH_LEDGER):
+        create_table(spark, table_path(root, name), SCHEMAS[name])
+    return start(
+        stream_records(spark, settings, KINDS, max_offsets=settings.ingest.max_offsets_per_trigger),
+        query=QUERY,
+        root=root,
+        output_mode="append",
+        trigger=settings.ingest.trigger,
+        once=once,
+        write=_writer(settings),
+    )
+
+
+def _writer(settings: Settings) -> BatchWriter:
+    root, kinds = settings.lake.root, kind_of_topic(settings)
+
+    def write(records: DataFrame, transaction: Transaction, batch: MicroBatch) -> None:
+        classified = classify(records).persist()
+        try:
+            counts = ledger.fates(classified)
+            _append_all(_parts(classified, counts, kinds), root, transaction)
+            ledger.record(records.sparkSession, root, batch, transaction=transaction, counts=counts)
+        finally:
+            classified.unpersist()
+
+    return write
+
+
+def _parts(classified: DataFrame, counts: ledger.Fates, kinds: Mapping[str, str]) -> dict[str, DataFrame]:
+    """The rows of each table that the batch has any for."""
+    found = {(kinds[topic], fate) for (topic, _), fates in counts.items() for fate, count in fates.items() if count}
+    parts = {
+        RAW_EVENTS: (bool(found), classified.select(*SCHEMAS[RAW_EVENTS].names)),
+        ORDER_EVENTS: ((ORDERS, ACCEPTED) in found, accepted_orders(classified)),
+        PRODUCT_EVENTS: ((PRODUCTS, ACCEPTED) in found, accepted_products(classified)),
+        DEAD_LETTERS: (any(fate == DEAD for _, fate in found), dead_letters(classified)),
+    }
+    return {name: rows for name, (has_rows, rows) in parts.items() if has_rows}
+
+
+def _append_all(parts: Mapping[str, DataFrame], root: str, transaction: Transaction) -> None:
+    """Append to the tables side by side: most of a small append is waiting for its commit."""
+    spark = next(iter(parts.values())).sparkSession if parts else None
+
+    @inheritable_thread_target(spark)
+    def append_part(name: str) -> None:
+        append(parts[name], table_path(root, name), transaction=transaction)
+
+    with ThreadPoolExecutor(len(_TABLES)) as pool:
+        list(pool.map(append_part, parts))

@@ -1,0 +1,88 @@
+"""The Spark session: made once a process, quiet, in UTC, with the jars that set-up has put in place."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from pipeline.jars import spark_jars
+from pipeline.settings import Settings
+
+__all__ = ["session"]
+
+
+def session(settings: Settings) -> SparkSession:
+    """The process's session. Under spark-submit the master and the jars are those it was given.
+
+    Raises SetupError when the jars are missing or have been changed.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    builder = SparkSession.builder.appName("pipeline")
+    for key, value in _defaults(settings).items():
+        builder = builder.config(key, value)
+    _keep_utc()
+    if _is_submitted():
+        return builder.getOrCreate()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    builder = builder.master(settings.spark.master).config("spark.jars", ",".join(map(str, spark_jars())))
+    with _jvm_output_in_a_file():
+        return builder.config("spark.driver.extraJavaOptions", _java_options(settings)).getOrCreate()
+
+
+def _defaults(settings: Settings) -> dict[str, str]:
+    """Options by key; what depends on the machine is filled in unless the configuration says otherwise."""
+    cores = str(settings.speed.state_partitions or _cores(settings.spark.master))
+    local_folder = tempfile.gettempdir()
+    return {
+        "spark.sql.shuffle.partitions": cores,
+        "spark.sql.warehouse.dir": f"{local_folder}/pipeline-warehouse-{os.getuid()}",
+        "spark.executorEnv.TZ": "UTC",
+        **settings.spark.conf,
+    }
+
+
+def _cores(master: str) -> int:
+    inside = master.removeprefix("local[").partition("]")[0] if master.startswith("local[") else "*"
+    return int(inside) if inside.isdigit() else (os.cpu_count() or 2)
+
+
+def _is_submitted() -> bool:
+    return "PYSPARK_GATEWAY_PORT" in os.environ or SparkContext._active_spark_context is not None
+
+
+def _keep_utc() -> None:
+    """PySpark turns timestamps into datetimes by the process's own time zone."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+
+
+def _java_options(settings: Settings) -> str:
+    quiet = resources.files("pipeline") / "log4j2.properties"
+    given = settings.spark.conf.get("spark.driver.extraJavaOptions", "")
+    return f"{given} -Dlog4j2.configurationFile={quiet}".strip()
+
+
+@contextmanager
+def _jvm_output_in_a_file() -> Iterator[None]:
+    """While the JVM is started, standard error is a file, which the JVM keeps: its launcher's warnings have no switch."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(Path(tempfile.gettempdir()) / f"pipeline-spark-{os.getpid()}.log", "w") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)

@@ -1,0 +1,133 @@
+"""How rows get into Delta tables: appended or upserted by a micro-batch exactly once, or replaced by a batch in one commit.
+
+Each commit of a micro-batch carries the application id `<query>:<generation>` and its batch id, so that Delta skips it
+when a crash makes the batch run again. The generation, the checkpoint's own id, is part of it because a new checkpoint
+counts its batches from 0 again: without it Delta would take them for replays and drop them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pipeline.tables import local_path
+from pipeline.views import View
+
+__all__ = ["Transaction", "append", "commit_lock", "create_table", "replace", "transactions", "upsert"]
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Which micro-batch of which generation of a query writes."""
+
+    query: str
+    generation: str
+    batch_id: int
+
+    @property
+    def application(self) -> str:
+        return f"{self.query}:{self.generation}"
+
+    @property
+    def options(self) -> dict[str, str]:
+        return {"txnAppId": self.application, "txnVersion": str(self.batch_id)}
+
+
+def create_table(
+    spark: SparkSession, path: str, schema: T.StructType, properties: Mapping[str, str] | None = None
+) -> None:
+    """Make the table, without rows, unless it is there."""
+    if DeltaTable.isDeltaTable(spark, path):
+        return
+    with commit_lock(path):
+        table = DeltaTable.createIfNotExists(spark).location(path).addColumns(schema)
+        for key, value in (properties or {}).items():
+            table = table.property(key, value)
+        table.execute()
+
+
+def append(rows: DataFrame, path: str, *, transaction: Transaction) -> None:
+    with commit_lock(path):
+        rows.write.format("delta").mode("append").options(**transaction.options).save(path)
+
+
+def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) -> None:
+    """Put the view's rows in by key; a row that is there gives way only to one of higher precedence.
+
+    `rows` has one row per key. A merge honours the transaction id only as a setting of its session, which in
+    foreachBatch is the query's own.
+    """
+    spark = rows.sparkSession
+    is_same_key = " AND ".join(f"stored.`{key}` <=> new.`{key}`" for key in view.keys)
+    is_better = None
+    if view.precedence is not None:
+        is_better = view.precedence(_column_of("new")) > view.precedence(_column_of("stored"))
+    merge = (
+        DeltaTable.forPath(spark, path)
+        .alias("stored")
+        .merge(rows.alias("new"), is_same_key)
+        .whenMatchedUpdateAll(is_better)
+        .whenNotMatchedInsertAll()
+    )
+    with commit_lock(path), _session_options(spark, transaction.options):
+        merge.execute()
+
+
+def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
+    """Replace all rows of the table in one commit, which carries `metadata` as JSON."""
+    with commit_lock(path):
+        (
+            rows.write.format("delta")
+            .mode("overwrite")
+            .option("userMetadata", json.dumps(metadata, sort_keys=True))
+            .save(path)
+        )
+
+
+def transactions(spark: SparkSession, path: str) -> dict[str, int]:
+    """The newest batch id by application id that the table has taken."""
+    jvm: Any = spark._jvm
+    snapshot = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path).unsafeVolatileSnapshot()
+    taken = jvm.scala.jdk.javaapi.CollectionConverters.asJava(snapshot.setTransactions())
+    return {action.appId(): int(action.version()) for action in taken}
+
+
+@contextmanager
+def commit_lock(path: str) -> Iterator[None]:
+    """One writer at a time: on a local file system two processes that commit to one table can lose a commit.
+
+    Elsewhere the file system's own log store keeps writers apart.
+    """
+    folder = local_path(path)
+    if folder is None:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f"_{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterator[None]:
+    keys = {f"spark.databricks.delta.write.{name}": value for name, value in options.items()}
+    for key, value in keys.items():
+        spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        for key in keys:
+            spark.conf.unset(key)
+
+
+def _column_of(alias: str) -> Any:
+    return lambda name: F.col(f"{alias}.{name}")

@@ -1,0 +1,137 @@
+"""The speed layer: each view as a streaming query that upserts what has changed into its speed table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.streaming import StreamingQuery
+
+from pipeline import batch, checkpoints, ledger
+from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline.kafka_check import require_topics
+from pipeline.session import session
+from pipeline.settings import Settings
+from pipeline.sinks import Transaction, create_table, replace, upsert
+from pipeline.sources import read_version, stream_events
+from pipeline.streaming import BatchWriter, await_all, guarded, start
+from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
+from pipeline.views import VIEWS, View, best_of_each_key
+
+__all__ = ["Seed", "run", "seed_of", "start_view"]
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The batch rows that a keyed-state query began with, and the horizon from which on it counts events itself."""
+
+    rows: DataFrame
+    horizon: datetime | None
+
+
+def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
+    """Run the views (all by default) in one session until stopped, or with `once` until what is there has been read."""
+    chosen = [VIEWS[name] for name in views or [*VIEWS]]
+    if settings.speed.source == "kafka" or any(view.name == "word_counts" for view in chosen):
+        require_topics(settings.kafka.bootstrap_servers, _topics(settings, chosen))
+    spark = session(settings)
+    create_table(spark, table_path(settings.lake.root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
+    with ExitStack() as held:
+        for view in chosen:
+            table = view_path(settings.lake.root, view.name, "speed", view.version)
+            held.enter_context(guarded(spark, query=view.query, root=settings.lake.root, tables=[table]))
+        await_all([start_view(spark, settings, view, once=once) for view in chosen])
+
+
+def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
+    table = view_path(settings.lake.root, view.name, "speed", view.version)
+    create_table(spark, table, view.schema)
+    return start(
+        _rows(spark, settings, view),
+        query=view.query,
+        root=settings.lake.root,
+        output_mode=view.output_mode,
+        trigger=settings.speed.trigger,
+        once=once,
+        write=_writer(settings, view, table),
+    )
+
+
+def _rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
+    events = [stream_events(spark, settings, kind) for kind in view.inputs]
+    if view.name != "customer_totals":
+        return view.define(*events)
+    seed = seed_of(spark, settings, view)
+    if seed.horizon is not None:
+        events = [rows.where(F.col("event_time") >= seed.horizon) for rows in events]
+    return view.define(*events, seed=seed.rows)
+
+
+def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
+    root = settings.lake.root
+
+    def write(changes: DataFrame, transaction: Transaction, micro_batch: checkpoints.MicroBatch) -> None:
+        rows = best_of_each_key(changes.select(*view.schema.names), view=view).persist()
+        try:
+            if rows.count():
+                upsert(rows, table, view=view, transaction=transaction)
+                if view.name == "word_counts":
+                    _publish_counts(rows, settings)
+            ledger.record(changes.sparkSession, root, micro_batch, transaction=transaction)
+        finally:
+            rows.unpersist()
+
+    return write
+
+
+def _publish_counts(counts: DataFrame, settings: Settings) -> None:
+    """Each changed count as a record: key the word, value {"word", "count"}. A replay may send it again, unchanged."""
+    records = counts.select(F.col("word").alias("key"), F.to_json(F.struct("word", "count")).alias("value"))
+    (
+        records.write.format("kafka")
+        .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
+        .options(**settings.kafka.options)
+        .option("topic", settings.kafka.topics.word_counts_output)
+        .save()
+    )
+
+
+def seed_of(spark: SparkSession, settings: Settings, view: View) -> Seed:
+    """What the query began with; for a new query that is the batch form as it is published now.
+
+    A new query's table starts as a copy of the seed, and the commit says whose: the horizon must stay what it was at
+    the first start. Spark applies the rows only then, so a restart gives none.
+    """
+    table = view_path(settings.lake.root, view.name, "speed", view.version)
+    none = spark.createDataFrame([], view.schema)
+    if checkpoints.last_batch(spark, checkpoint_path(settings.lake.root, view.query)) is not None:
+        return Seed(none, _recorded_horizon(spark, table))
+    newest = batch.published(spark, settings, view)
+    if newest is None:
+        return Seed(none, None)
+    rows = read_version(spark, newest.path, newest.version).select(*view.schema.names)
+    horizon = newest.horizon.isoformat() if newest.horizon else None
+    replace(rows, table, metadata={"seed": newest.path, "version": newest.version, "horizon": horizon})
+    return Seed(rows, newest.horizon)
+
+
+def _recorded_horizon(spark: SparkSession, table: str) -> datetime | None:
+    history = DeltaTable.forPath(spark, table).history().where(F.col("userMetadata").contains('"seed"'))
+    seeded = history.orderBy(F.desc("version")).limit(1).collect()
+    horizon = json.loads(seeded[0]["userMetadata"])["horizon"] if seeded else None
+    return datetime.fromisoformat(horizon) if horizon else None
+
+
+def _topics(settings: Settings, views: Sequence[View]) -> list[str]:
+    topics = settings.kafka.topics
+    by_kind = {ORDERS: topics.orders, PRODUCTS: topics.products, TEXT_LINES: topics.text_lines}
+    needed = {by_kind[kind] for view in views for kind in view.inputs if settings.speed.source == "kafka"}
+    if any(view.name == "word_counts" for view in views):
+        needed.add(topics.word_counts_output)
+    return sorted(needed)

@@ -1,0 +1,223 @@
+"""The five views: each is one function of its inputs, and what both layers must know to keep its rows.
+
+A view's rows are told apart by `keys`. Where its definition gives several rows for a key (the matches of a join), the
+one of the highest `precedence` counts, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pipeline.contracts import (
+    MONEY,
+    ORDER_CANCELLED,
+    ORDER_CREATED,
+    ORDERS,
+    PRODUCTS,
+    TEXT_LINES,
+    WIDE_MONEY,
+)
+from pipeline.transforms.joins import enriched_orders, order_outcomes
+from pipeline.transforms.state import customer_totals
+from pipeline.transforms.windows import customer_hourly_spend
+from pipeline.transforms.words import word_counts
+
+__all__ = ["NAMES", "VIEWS", "Reading", "View", "best_of_each_key", "settled"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one source of a view's query counts: the events of a kind, or of one event_type of it."""
+
+    kind: str
+    event_type: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """`define` takes one DataFrame of events for each of `inputs`; `schema` is what its tables hold.
+
+    `reads` has an entry for each source of the streaming query, in Spark's order.
+
+    `columns` are those a reader sees. `settles_by` is the column that a horizon cuts (None: the view has none), and
+    `horizon` the latest time before which an event time completes its rows.
+    """
+
+    name: str
+    version: int
+    define: Callable[..., DataFrame]
+    inputs: tuple[str, ...]
+    reads: tuple[Reading, ...]
+    output_mode: Literal["append", "update"]
+    schema: T.StructType
+    columns: tuple[str, ...]
+    keys: tuple[str, ...]
+    precedence: Callable[[Callable[[str], Column]], Column] | None = None
+    settles_by: str | None = None
+    horizon: Callable[[datetime], datetime] | None = None
+
+    @property
+    def query(self) -> str:
+        """The streaming query's versioned name, which its checkpoint and transactions carry."""
+        return f"{self.name}_v{self.version}"
+
+
+def settled(rows: DataFrame, *, view: View, horizon: datetime) -> DataFrame:
+    """The rows that the horizon has covered: a window's end at or before it, else the row's time before it."""
+    if view.settles_by is None:
+        return rows
+    time = F.col(view.settles_by)
+    return rows.where(time <= horizon if view.settles_by == "window_end" else time < horizon)
+
+
+def best_of_each_key(rows: DataFrame, *, view: View) -> DataFrame:
+    """One row per key: the one of the highest precedence; unchanged where a definition gives one row per key anyway."""
+    if view.precedence is None:
+        return rows
+    others = [name for name in view.schema.names if name not in view.keys]
+    best = F.max_by(F.struct(*others), view.precedence(F.col)).alias("best")
+    return rows.groupBy(*view.keys).agg(best).select(*view.keys, "best.*").select(*view.schema.names)
+
+
+def _start_of_hour(time: datetime) -> datetime:
+    return time.replace(minute=0, second=0, microsecond=0)
+
+
+def _itself(time: datetime) -> datetime:
+    return time
+
+
+def _a_day_before(time: datetime) -> datetime:
+    return time - timedelta(hours=24)
+
+
+def _newest_version(column: Callable[[str], Column]) -> Column:
+    return F.struct(column("version_time"), column("version_partition"), column("version_offset"))
+
+
+def _earliest_cancellation(column: Callable[[str], Column]) -> Column:
+    return F.struct(-F.unix_micros(column("cancelled_at")))
+
+
+def _schema(**columns: T.DataType) -> T.StructType:
+    return T.StructType([T.StructField(name, type_) for name, type_ in columns.items()])
+
+
+_TIME, _TEXT, _LONG, _INT = T.TimestampType(), T.StringType(), T.LongType(), T.IntegerType()
+
+_HOURLY_SPEND = _schema(
+    customer_id=_TEXT,
+    window_start=_TIME,
+    window_end=_TIME,
+    hourly_spend=WIDE_MONEY,
+    order_count=_LONG,
+    last_event_time=_TIME,
+)
+_ENRICHED_ORDERS = _schema(
+    order_id=_TEXT,
+    line=_INT,
+    customer_id=_TEXT,
+    event_time=_TIME,
+    product_id=_TEXT,
+    quantity=_INT,
+    price=MONEY,
+    name=_TEXT,
+    product_category=_TEXT,
+    cost=MONEY,
+    profit_margin=T.DecimalType(18, 4),
+    version_time=_TIME,
+    version_partition=_INT,
+    version_offset=_LONG,
+)
+_OUTCOMES = _schema(
+    order_id=_TEXT,
+    customer_id=_TEXT,
+    total=MONEY,
+    created_at=_TIME,
+    cancelled_at=_TIME,
+    seconds_to_cancel=_LONG,
+)
+_TOTALS = _schema(customer_id=_TEXT, order_count=_LONG, total_spend=WIDE_MONEY, last_event_time=_TIME)
+_WORD_COUNTS = _schema(word=_TEXT, count=_LONG)
+
+_CREATED = Reading(ORDERS, ORDER_CREATED)
+_CANCELLED = Reading(ORDERS, ORDER_CANCELLED)
+
+VIEWS: Mapping[str, View] = {
+    view.name: view
+    for view in (
+        View(
+            name="customer_hourly_spend",
+            version=1,
+            define=customer_hourly_spend,
+            inputs=(ORDERS,),
+            reads=(_CREATED,),
+            output_mode="update",
+            schema=_HOURLY_SPEND,
+            columns=tuple(_HOURLY_SPEND.names[:-1]),
+            keys=("customer_id", "window_start"),
+            settles_by="window_end",
+            horizon=_start_of_hour,
+        ),
+        View(
+            name="enriched_orders",
+            version=1,
+            define=enriched_orders,
+            inputs=(ORDERS, PRODUCTS),
+            reads=(_CREATED, Reading(PRODUCTS)),
+            output_mode="append",
+            schema=_ENRICHED_ORDERS,
+            columns=tuple(_ENRICHED_ORDERS.names[:-3]),
+            keys=("order_id", "event_time", "line"),
+            precedence=_newest_version,
+            settles_by="event_time",
+            horizon=_itself,
+        ),
+        View(
+            name="order_outcomes",
+            version=1,
+            define=order_outcomes,
+            inputs=(ORDERS,),
+            reads=(_CREATED, _CANCELLED),
+            output_mode="append",
+            schema=_OUTCOMES,
+            columns=tuple(_OUTCOMES.names),
+            keys=("order_id", "created_at"),
+            precedence=_earliest_cancellation,
+            settles_by="created_at",
+            horizon=_a_day_before,
+        ),
+        View(
+            name="customer_totals",
+            version=1,
+            define=customer_totals,
+            inputs=(ORDERS,),
+            reads=(_CREATED,),
+            output_mode="update",
+            schema=_TOTALS,
+            columns=tuple(_TOTALS.names),
+            keys=("customer_id",),
+            horizon=_start_of_hour,
+        ),
+        View(
+            name="word_counts",
+            version=1,
+            define=word_counts,
+            inputs=(TEXT_LINES,),
+            reads=(Reading(TEXT_LINES),),
+            output_mode="update",
+            schema=_WORD_COUNTS,
+            columns=tuple(_WORD_COUNTS.names),
+            keys=("word",),
+        ),
+    )
+}
+
+NAMES = tuple(VIEWS)

@@ -1,0 +1,150 @@
+"""Imports go down only: read from the sources with ast, nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+# From the top down. A module may import from its own layer and from those below; a name with a dot at its end is a
+# package with everything in it. A new module gets its place here.
+LAYERS: dict[str, set[str]] = {
+    "command line": {"__main__", "cli", "demo", "devservices.", "rendering"},
+    "assembly": {
+        "ingest",
+        "speed", "batch", "serving", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
+        "status", "report", "maintain", "quality",
+    },
+    "ends": {
+        "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "kafka_check", "jars", "java",
+    },
+    "pure": {"transforms.", "decode", "checks", "windows", "joins", "state", "views"},
+    "contracts": {"contracts"},
+    "errors": {"errors", "__init__"},
+}  # fmt: skip
+# Settings lie beside the layers: who assembles may see them, what is assembled may not.
+SETTINGS = {"settings", "conf_files"}
+SEES_SETTINGS = {"session"} | LAYERS["assembly"] | (LAYERS["command line"] - {"devservices."})
+# The terminal, too, is for those who run something, not for what they run.
+SEES_CONSOLE = SEES_SETTINGS - {"session"}
+# For development only.
+SEES_DEVSERVICES = {"cli", "demo"}
+# Loaded before every command: only the standard library, and ours that keep to it.
+LIGHT = {"__init__", "__main__", "cli", "errors", "console", "rendering"}
+# What the business may not do: it takes DataFrames and gives DataFrames.
+INPUT_AND_OUTPUT = {
+    "read",
+    "readStream",
+    "write",
+    "writeStream",
+    "writeTo",
+    "collect",
+    "toPandas",
+    "foreachBatch",
+}
+
+
+def modules() -> dict[str, Path]:
+    files = sorted((SOURCE / "pipeline").rglob("*.py"))
+    return {_dotted(file): file for file in files}
+
+
+def _dotted(file: Path) -> str:
+    parts = file.relative_to(SOURCE / "pipeline").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _is_in(module: str, names: set[str]) -> bool:
+    return module in names or any(name.endswith(".") and f"{module}.".startswith(name) for name in names)
+
+
+def _layer(module: str) -> str | None:
+    return next((layer for layer, names in LAYERS.items() if _is_in(module, names)), None)
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Every imported name, dotted; `from pipeline import x` counts as pipeline.x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def _own(module: str, known: set[str]) -> set[str]:
+    """The modules of ours that `module` imports."""
+    found = set()
+    for name in _imports(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        head, _, inside = name.partition(".")
+        if head == "pipeline":
+            found.add(inside if inside in known else inside.rpartition(".")[0] or "__init__")
+    return (found & known) - {module}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_go_down(module: str) -> None:
+    known = set(modules())
+    if module in SETTINGS or module == "console":
+        assert _own(module, known) <= SETTINGS | LAYERS["errors"]
+        return
+    order = list(LAYERS)
+    own = _layer(module)
+    assert own is not None, f"{module} has no layer yet: give it one in LAYERS"
+    for imported in _own(module, known):
+        if imported in SETTINGS:
+            assert _is_in(module, SEES_SETTINGS), f"{module} may not see the settings"
+            continue
+        if imported == "console":
+            assert _is_in(module, SEES_CONSOLE), f"{module} may not write to the terminal"
+            continue
+        layer = _layer(imported)
+        assert layer is not None, f"{imported} has no layer yet: give it one in LAYERS"
+        assert order.index(layer) >= order.index(own), (
+            f"{module} ({own}) imports {imported} ({layer}), which is above it"
+        )
+        if imported.startswith("devservices") and not module.startswith("devservices"):
+            assert module in SEES_DEVSERVICES, f"{module} imports {imported}, which is for development only"
+
+
+def test_no_two_modules_need_each_other() -> None:
+    known = set(modules())
+    TopologicalSorter({module: _own(module, known) for module in known}).prepare()
+
+
+@pytest.mark.parametrize("module", sorted(LIGHT & set(modules())))
+def test_what_every_command_loads_is_light(module: str) -> None:
+    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    heavy = {
+        name.partition(".")[0]
+        for statement in tree.body
+        if not _is_for_types(statement)
+        for name in _at_import(statement)
+    } & {"pyspark", "delta", "rich", "yaml", "confluent_kafka", "pandas", "pyarrow"}
+    assert heavy == set()
+
+
+def _at_import(statement: ast.stmt) -> Iterator[str]:
+    if not isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        yield from _imports(statement)
+
+
+def _is_for_types(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in modules() if _layer(module) in {"pure", "contracts"}]
+)
+def test_the_business_does_no_input_or_output(module: str) -> None:
+    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert used & INPUT_AND_OUTPUT == set()
