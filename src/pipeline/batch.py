@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Literal
+from typing import Any, Literal
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
@@ -22,7 +22,18 @@ from pipeline.sources import read_events, read_version, table_version
 from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path, view_path
 from pipeline.views import VIEWS, View, best_of_each_key, settled
 
-__all__ = ["Origin", "Published", "Snapshot", "batch_rows", "published", "run", "snapshot"]
+__all__ = [
+    "Origin",
+    "Published",
+    "Snapshot",
+    "batch_rows",
+    "events_of",
+    "facts_of",
+    "published",
+    "run",
+    "seed_of",
+    "snapshot",
+]
 
 Origin = Literal["typed", "raw"]
 
@@ -54,20 +65,17 @@ def run(
     views: Sequence[str] = (),
     until: datetime | None = None,
     source: Origin = "typed",
-) -> dict[str, Published]:
-    """Recompute the views (all by default) from the log and publish them; what was published, by view.
+) -> None:
+    """Recompute the views (all by default) from the log and publish each in one commit.
 
     `until` is by default the newest event time in the log minus 10 minutes. Raises RefusedToStart when there is no log.
     """
     spark = session(settings)
     log = snapshot(spark, settings)
     until = until or newest_event_time(spark, settings, log) - _LATENESS
-    done = {}
     for name in views or [*VIEWS]:
-        view = VIEWS[name]
         with step(f"batch {name}"):
-            done[name] = _publish(spark, settings, view, log=log, until=until, origin=source)
-    return done
+            _publish(spark, settings, VIEWS[name], log=log, until=until, origin=source)
 
 
 def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
@@ -102,10 +110,16 @@ def newest_event_time(spark: SparkSession, settings: Settings, log: Snapshot) ->
 
 
 def batch_rows(
-    spark: SparkSession, settings: Settings, view: View, *, log: Snapshot, horizon: datetime | None, origin: Origin = "typed"
+    spark: SparkSession,
+    settings: Settings,
+    view: View,
+    *,
+    log: Snapshot,
+    horizon: datetime | None,
+    origin: Origin = "typed",
 ) -> DataFrame:
     """The view's rows over the log, of all time or up to a horizon."""
-    events = [_events(spark, settings, kind, log=log, origin=origin) for kind in view.inputs]
+    events = [events_of(spark, settings, kind, log=log, origin=origin) for kind in view.inputs]
     if horizon is not None and view.settles_by is None:
         events = [rows.where(F.col("event_time") < horizon) for rows in events]
     rows = best_of_each_key(view.define(*events), view=view).select(*view.schema.names)
@@ -114,7 +128,23 @@ def batch_rows(
 
 def published(spark: SparkSession, settings: Settings, view: View) -> Published | None:
     """What the newest batch run of the view has published; None before the first."""
-    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    return _newest_facts(spark, view_path(settings.lake.root, view.name, "batch", view.version))
+
+
+def seed_of(spark: SparkSession, settings: Settings, view: View) -> Published | None:
+    """The batch form that the view's speed table began as; None where it began empty."""
+    if not view.is_seeded:
+        return None
+    return _newest_facts(spark, view_path(settings.lake.root, view.name, "speed", view.version))
+
+
+def facts_of(horizon: datetime | None, log: Snapshot, **more: Any) -> dict[str, Any]:
+    """What a commit says of its rows, for `published` and `seed_of` to read."""
+    return {"horizon": horizon.isoformat() if horizon else None, "log": dict(log.versions), **more}
+
+
+def _newest_facts(spark: SparkSession, path: str) -> Published | None:
+    """The newest commit of the table that says what its rows are."""
     if not DeltaTable.isDeltaTable(spark, path):
         return None
     history = DeltaTable.forPath(spark, path).history().where(F.col("userMetadata").isNotNull())
@@ -128,26 +158,19 @@ def published(spark: SparkSession, settings: Settings, view: View) -> Published 
 
 def _publish(
     spark: SparkSession, settings: Settings, view: View, *, log: Snapshot, until: datetime, origin: Origin
-) -> Published:
+) -> None:
     path = view_path(settings.lake.root, view.name, "batch", view.version)
     create_table(spark, path, view.schema, properties=_FOREVER)
     horizon = view.horizon(until) if view.horizon else None
-    facts = {
-        "view": view.name,
-        "horizon": horizon.isoformat() if horizon else None,
-        "until": until.isoformat(),
-        "log": dict(log.versions),
-        "contract_version": CONTRACT_VERSION,
-    }
-    replace(batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin), path, metadata=facts)
-    newest = published(spark, settings, view)
-    assert newest is not None
-    return newest
+    rows = batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin)
+    facts = facts_of(horizon, log, until=until.isoformat(), contract_version=CONTRACT_VERSION)
+    replace(rows, path, metadata=facts)
 
 
-def _events(
-    spark: SparkSession, settings: Settings, kind: str, *, log: Snapshot, origin: Origin
+def events_of(
+    spark: SparkSession, settings: Settings, kind: str, *, log: Snapshot, origin: Origin = "typed"
 ) -> DataFrame:
+    """The accepted events of one kind in this snapshot of the log."""
     typed = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}[kind]
     version = log.versions[RAW_EVENTS if origin == "raw" else typed]
     return read_events(spark, settings, kind, version=version, origin=origin)

@@ -15,7 +15,15 @@ from pyspark.sql import SparkSession
 
 from pipeline import files
 
-__all__ = ["MicroBatch", "OffsetRange", "generation", "last_batch", "last_committed_batch", "micro_batch", "newest_watermark"]
+__all__ = [
+    "MicroBatch",
+    "OffsetRange",
+    "generation",
+    "last_batch",
+    "last_committed_batch",
+    "micro_batch",
+    "newest_watermark",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

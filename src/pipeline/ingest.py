@@ -76,7 +76,9 @@ def _writer(settings: Settings) -> BatchWriter:
 
 def _parts(classified: DataFrame, counts: ledger.Fates, kinds: Mapping[str, str]) -> dict[str, DataFrame]:
     """The rows of each table that the batch has any for."""
-    found = {(kinds[topic], fate) for (topic, _), fates in counts.items() for fate, count in fates.items() if count}
+    found = {
+        (kinds[topic], fate) for (topic, _), fates in counts.items() for fate, count in fates.items() if count
+    }
     parts = {
         RAW_EVENTS: (bool(found), classified.select(*SCHEMAS[RAW_EVENTS].names)),
         ORDER_EVENTS: ((ORDERS, ACCEPTED) in found, accepted_orders(classified)),

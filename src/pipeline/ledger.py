@@ -28,7 +28,12 @@ def fates(classified: DataFrame) -> Fates:
 
 
 def record(
-    spark: SparkSession, root: str, batch: MicroBatch, *, transaction: Transaction, counts: Fates | None = None
+    spark: SparkSession,
+    root: str,
+    batch: MicroBatch,
+    *,
+    transaction: Transaction,
+    counts: Fates | None = None,
 ) -> None:
     """Enter the batch. Without `counts` the fates stay null: the query read records that ingest has already judged."""
     rows = [

@@ -96,7 +96,9 @@ def query(
             rows = rows.limit(limit)
         return rows.columns, (tuple(row) for row in rows.toLocalIterator())
     except (AnalysisException, ParseException) as error:
-        raise UsageError(f"{view} cannot be asked that: {_first_line(error)}\nIts columns: {', '.join(rows.columns)}") from error
+        raise UsageError(
+            f"{view} cannot be asked that: {_first_line(error)}\nIts columns: {', '.join(rows.columns)}"
+        ) from error
 
 
 def read(spark: SparkSession, settings: Settings, view: View, *, layer: Layer = "served") -> DataFrame:
@@ -123,7 +125,9 @@ def register(spark: SparkSession, settings: Settings) -> list[str]:
             continue
         columns = ", ".join(f"`{name}`" for name in columns_of(view, "served"))
         served = _served_sql(spark, settings, state)
-        spark.sql(f"CREATE OR REPLACE VIEW pipeline.{view.name} AS SELECT {columns} FROM ({served}) AS served")
+        spark.sql(
+            f"CREATE OR REPLACE VIEW pipeline.{view.name} AS SELECT {columns} FROM ({served}) AS served"
+        )
         made.append(f"pipeline.{view.name}")
     return made
 
@@ -177,7 +181,9 @@ def _merge(rule: str, state: State, **parts: str) -> str:
 
 def _relation(table: tuple[str, int] | None, state: State) -> str:
     if table is None:
-        columns = ", ".join(f"CAST(NULL AS {field.dataType.simpleString()}) AS `{field.name}`" for field in state.view.schema)
+        columns = ", ".join(
+            f"CAST(NULL AS {field.dataType.simpleString()}) AS `{field.name}`" for field in state.view.schema
+        )
         return f"(SELECT {columns} WHERE FALSE)"
     path, version = table
     return f"(SELECT * FROM delta.`{path.replace('`', '``')}` VERSION AS OF {version})"

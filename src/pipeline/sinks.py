@@ -96,7 +96,9 @@ def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
 def transactions(spark: SparkSession, path: str) -> dict[str, int]:
     """The newest batch id by application id that the table has taken."""
     jvm: Any = spark._jvm
-    snapshot = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path).unsafeVolatileSnapshot()
+    snapshot = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(
+        spark._jsparkSession, path
+    ).unsafeVolatileSnapshot()
     taken = jvm.scala.jdk.javaapi.CollectionConverters.asJava(snapshot.setTransactions())
     return {action.appId(): int(action.version()) for action in taken}
 

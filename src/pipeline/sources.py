@@ -80,7 +80,9 @@ def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> Da
     return _of_the_log(log, settings, kind)
 
 
-def read_events(spark: SparkSession, settings: Settings, kind: str, *, version: int, origin: str = "typed") -> DataFrame:
+def read_events(
+    spark: SparkSession, settings: Settings, kind: str, *, version: int, origin: str = "typed"
+) -> DataFrame:
     """The accepted events of one kind in the log at one version of their table.
 
     `origin` typed reads them as ingest wrote them, raw decodes the bytes again; `version` is of the table read.
@@ -88,7 +90,9 @@ def read_events(spark: SparkSession, settings: Settings, kind: str, *, version: 
     if origin == "raw":
         raw = read_version(spark, table_path(settings.lake.root, RAW_EVENTS), version)
         return _ACCEPTED[kind](classify(raw.transform(with_kind, kinds=_topics_of(settings, kind))))
-    return _of_the_log(read_version(spark, table_path(settings.lake.root, _TABLES[kind]), version), settings, kind)
+    return _of_the_log(
+        read_version(spark, table_path(settings.lake.root, _TABLES[kind]), version), settings, kind
+    )
 
 
 def _of_the_log(rows: DataFrame, settings: Settings, kind: str) -> DataFrame:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 
-from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
@@ -24,11 +22,13 @@ from pipeline.streaming import BatchWriter, await_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
 from pipeline.views import VIEWS, View, best_of_each_key
 
-__all__ = ["Seed", "run", "seed_of", "start_view"]
+__all__ = ["run", "start_view"]
+
+WORD_COUNTS = "word_counts"
 
 
 @dataclass(frozen=True)
-class Seed:
+class _Seed:
     """The batch rows that a keyed-state query began with, and the horizon from which on it counts events itself."""
 
     rows: DataFrame
@@ -38,7 +38,7 @@ class Seed:
 def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     """Run the views (all by default) in one session until stopped, or with `once` until what is there has been read."""
     chosen = [VIEWS[name] for name in views or [*VIEWS]]
-    if settings.speed.source == "kafka" or any(view.name == "word_counts" for view in chosen):
+    if settings.speed.source == "kafka" or any(view.name == WORD_COUNTS for view in chosen):
         require_topics(settings.kafka.bootstrap_servers, _topics(settings, chosen))
     spark = session(settings)
     create_table(spark, table_path(settings.lake.root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
@@ -65,9 +65,9 @@ def start_view(spark: SparkSession, settings: Settings, view: View, *, once: boo
 
 def _rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
     events = [stream_events(spark, settings, kind) for kind in view.inputs]
-    if view.name != "customer_totals":
+    if not view.is_seeded:
         return view.define(*events)
-    seed = seed_of(spark, settings, view)
+    seed = _seed(spark, settings, view)
     if seed.horizon is not None:
         events = [rows.where(F.col("event_time") >= seed.horizon) for rows in events]
     return view.define(*events, seed=seed.rows)
@@ -81,7 +81,7 @@ def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
         try:
             if rows.count():
                 upsert(rows, table, view=view, transaction=transaction)
-                if view.name == "word_counts":
+                if view.name == WORD_COUNTS:
                     _publish_counts(rows, settings)
             ledger.record(changes.sparkSession, root, micro_batch, transaction=transaction)
         finally:
@@ -102,36 +102,29 @@ def _publish_counts(counts: DataFrame, settings: Settings) -> None:
     )
 
 
-def seed_of(spark: SparkSession, settings: Settings, view: View) -> Seed:
-    """What the query began with; for a new query that is the batch form as it is published now.
+def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
+    """What the query begins with; for a new query that is the batch form as it is published now.
 
-    A new query's table starts as a copy of the seed, and the commit says whose: the horizon must stay what it was at
-    the first start. Spark applies the rows only then, so a restart gives none.
+    A new query's table starts as a copy of the seed, and that commit says which it was: the horizon must stay what it
+    was at the first start. Spark takes the rows only then, so a restart gives none.
     """
-    table = view_path(settings.lake.root, view.name, "speed", view.version)
     none = spark.createDataFrame([], view.schema)
     if checkpoints.last_batch(spark, checkpoint_path(settings.lake.root, view.query)) is not None:
-        return Seed(none, _recorded_horizon(spark, table))
+        began = batch.seed_of(spark, settings, view)
+        return _Seed(none, began.horizon if began else None)
     newest = batch.published(spark, settings, view)
     if newest is None:
-        return Seed(none, None)
+        return _Seed(none, None)
     rows = read_version(spark, newest.path, newest.version).select(*view.schema.names)
-    horizon = newest.horizon.isoformat() if newest.horizon else None
-    replace(rows, table, metadata={"seed": newest.path, "version": newest.version, "horizon": horizon})
-    return Seed(rows, newest.horizon)
-
-
-def _recorded_horizon(spark: SparkSession, table: str) -> datetime | None:
-    history = DeltaTable.forPath(spark, table).history().where(F.col("userMetadata").contains('"seed"'))
-    seeded = history.orderBy(F.desc("version")).limit(1).collect()
-    horizon = json.loads(seeded[0]["userMetadata"])["horizon"] if seeded else None
-    return datetime.fromisoformat(horizon) if horizon else None
+    table = view_path(settings.lake.root, view.name, "speed", view.version)
+    replace(rows, table, metadata=batch.facts_of(newest.horizon, newest.log, seed_version=newest.version))
+    return _Seed(rows, newest.horizon)
 
 
 def _topics(settings: Settings, views: Sequence[View]) -> list[str]:
     topics = settings.kafka.topics
     by_kind = {ORDERS: topics.orders, PRODUCTS: topics.products, TEXT_LINES: topics.text_lines}
     needed = {by_kind[kind] for view in views for kind in view.inputs if settings.speed.source == "kafka"}
-    if any(view.name == "word_counts" for view in views):
+    if any(view.name == WORD_COUNTS for view in views):
         needed.add(topics.word_counts_output)
     return sorted(needed)

@@ -60,7 +60,9 @@ def start(
         .option("checkpointLocation", checkpoint)
         .foreachBatch(write_batch)
     )
-    return writer.trigger(availableNow=True).start() if once else writer.trigger(processingTime=trigger).start()
+    return (
+        writer.trigger(availableNow=True).start() if once else writer.trigger(processingTime=trigger).start()
+    )
 
 
 @contextmanager

@@ -64,6 +64,11 @@ class View:
     horizon: Callable[[datetime], datetime] | None = None
 
     @property
+    def is_seeded(self) -> bool:
+        """Whether a new query begins with the batch form: its rows add up all of time, so a horizon cuts events, not rows."""
+        return self.horizon is not None and self.settles_by is None
+
+    @property
     def query(self) -> str:
         """The streaming query's versioned name, which its checkpoint and transactions carry."""
         return f"{self.name}_v{self.version}"

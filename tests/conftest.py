@@ -1,0 +1,63 @@
+"""One Spark session and one real broker for the whole run; each test gets a lake and topics of its own."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from pipeline.devservices import kafka
+from pipeline.session import session
+from pipeline.settings import Settings, Topics, load
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+PARTITIONS = 2
+
+
+@pytest.fixture(scope="session")
+def base_settings() -> Settings:
+    return load("test", [], {})
+
+
+@pytest.fixture(scope="session")
+def spark(base_settings: Settings) -> Iterator[SparkSession]:
+    made = session(base_settings)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a broker that lives as long as the test run."""
+    with kafka.broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running.bootstrap_servers
+
+
+@pytest.fixture
+def settings(base_settings: Settings, bootstrap: str, tmp_path: Path) -> Settings:
+    """Settings with an empty lake and empty topics."""
+    mark = uuid.uuid4().hex[:8]
+    topics = Topics(
+        orders=f"orders-{mark}",
+        products=f"products-{mark}",
+        text_lines=f"text-lines-{mark}",
+        word_counts_output=f"word-counts-output-{mark}",
+    )
+    partitions = {
+        topics.orders: PARTITIONS,
+        topics.products: 1,
+        topics.text_lines: 1,
+        topics.word_counts_output: 1,
+    }
+    kafka.create_topics(bootstrap, partitions)
+    return replace(
+        base_settings,
+        kafka=replace(base_settings.kafka, bootstrap_servers=bootstrap, topics=topics),
+        lake=replace(base_settings.lake, root=str(tmp_path / "lake")),
+    )
