@@ -30,11 +30,12 @@ LAYERS: dict[str, set[str]] = {
     "contracts": {"contracts"},
     "errors": {"errors", "__init__"},
 }  # fmt: skip
-# Settings lie beside the layers: who assembles may see them, what is assembled may not.
+# Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from
+# is nothing but settings.
 SETTINGS = {"settings", "conf_files"}
-SEES_SETTINGS = {"session"} | LAYERS["assembly"] | (LAYERS["command line"] - {"devservices."})
+SEES_SETTINGS = {"session", "sources"} | LAYERS["assembly"] | (LAYERS["command line"] - {"devservices."})
 # The terminal, too, is for those who run something, not for what they run.
-SEES_CONSOLE = SEES_SETTINGS - {"session"}
+SEES_CONSOLE = SEES_SETTINGS - {"session", "sources"}
 # For development only.
 SEES_DEVSERVICES = {"cli", "demo"}
 # Loaded before every command: only the standard library, and ours that keep to it.

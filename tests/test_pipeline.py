@@ -140,7 +140,8 @@ def test_served_spend_is_batch_before_the_horizon_and_speed_after(
     ] == by_key(expected)
     assert all(row["is_final"] for row in served if row["window_end"] <= horizon)
     after = [row for row in served if row["window_end"] > horizon]
-    assert after and not any(row["is_final"] for row in after)
+    assert after
+    assert not any(row["is_final"] for row in after)
     speed_rows = rows_of(serving.read(spark, played.settings, view, layer="speed"))
     assert [{name: row[name] for name in view.columns} for row in after] == [
         row for row in speed_rows if row["window_end"] > horizon

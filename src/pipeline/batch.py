@@ -23,6 +23,7 @@ from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
 from pipeline.views import VIEWS, View, best_of_each_key, settled
 
 __all__ = [
+    "KEPT_HISTORY",
     "Origin",
     "Published",
     "Snapshot",
@@ -38,8 +39,8 @@ __all__ = [
 Origin = Literal["typed", "raw"]
 
 _LATENESS = timedelta(minutes=10)
-_FOREVER = {"delta.logRetentionDuration": "interval 3650 days"}
-"""A batch table has a commit a run, and its horizon stands in the newest one: that must never be cleaned away."""
+KEPT_HISTORY = {"delta.logRetentionDuration": "interval 3650 days"}
+"""For tables of few commits, one of which says what their rows are: it must never be cleaned away."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def newest_event_time(spark: SparkSession, settings: Settings, log: Snapshot) ->
         .collect()[0]["newest"]
         for name in (ORDER_EVENTS, PRODUCT_EVENTS)
     ]
-    known = [time.replace(tzinfo=timezone.utc) for time in newest if time is not None]
+    known: list[datetime] = [time.replace(tzinfo=timezone.utc) for time in newest if time is not None]
     if not known:
         raise RefusedToStart(
             f"the log in {settings.lake.root} holds no accepted event yet, so a batch has no horizon.\n"
@@ -160,7 +161,7 @@ def _publish(
     spark: SparkSession, settings: Settings, view: View, *, log: Snapshot, until: datetime, origin: Origin
 ) -> None:
     path = view_path(settings.lake.root, view.name, "batch", view.version)
-    create_table(spark, path, view.schema, properties=_FOREVER)
+    create_table(spark, path, view.schema, properties=KEPT_HISTORY)
     horizon = view.horizon(until) if view.horizon else None
     rows = batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin)
     facts = facts_of(horizon, log, until=until.isoformat(), contract_version=CONTRACT_VERSION)

@@ -18,6 +18,7 @@ from pipeline import files
 __all__ = [
     "MicroBatch",
     "OffsetRange",
+    "finished_since",
     "generation",
     "last_batch",
     "last_committed_batch",
@@ -75,6 +76,18 @@ def newest_watermark(spark: SparkSession, checkpoint: str) -> datetime | None:
     newest = last_committed_batch(spark, checkpoint)
     entry = _entry(spark, checkpoint, newest) if newest is not None else None
     return entry.watermark if entry else None
+
+
+def finished_since(spark: SparkSession, checkpoint: str, known: int) -> list[MicroBatch]:
+    """The finished batches after `known` that Spark still keeps, each with the one before it."""
+    newest = last_committed_batch(spark, checkpoint)
+    if newest is None:
+        return []
+    kept = {int(name) for name in files.names(spark, f"{checkpoint}/offsets") if name.isdigit()}
+    numbers = [
+        number for number in sorted(kept) if known < number <= newest and (number == 0 or number - 1 in kept)
+    ]
+    return [micro_batch(spark, checkpoint, number) for number in numbers]
 
 
 def micro_batch(spark: SparkSession, checkpoint: str, batch_id: int) -> MicroBatch:

@@ -85,7 +85,8 @@ def _refuse_aliases(text: str, name: str) -> None:
     # An alias makes a value depend on a place far away, and a nest of them fills the memory.
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            place = f"{name}:{event.start_mark.line + 1}"
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            place = f"{name}:{line}"
             raise ConfigurationError(
                 f"{place}: aliases (*{event.anchor}) are not taken; write the value.", source=place
             )

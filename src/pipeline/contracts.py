@@ -1,4 +1,4 @@
-"""What events, tables and violations are: names, types, limits and identities, fixed in docs/DESIGN terms.
+"""What events, tables and violations are: names, types, limits and identities.
 
 Everything here is plain data. Nothing builds a Column, so importing it needs no session.
 """

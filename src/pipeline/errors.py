@@ -16,8 +16,6 @@ The message says what was expected, what came, where, and what to do next; the a
 facts for programs. `exit_code` is what the command line ends with.
 """
 
-# ruff: noqa: N818  (an error is named for the fact, not for being an error)
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

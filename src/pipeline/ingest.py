@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from pyspark.util import inheritable_thread_target
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.util import inheritable_thread_target
 
 from pipeline import ledger
-from pipeline.checkpoints import MicroBatch
+from pipeline.checkpoints import micro_batch
 from pipeline.contracts import ACCEPTED, DEAD, KINDS, ORDERS, PRODUCTS
 from pipeline.kafka_check import require_topics
 from pipeline.session import session
@@ -25,6 +25,7 @@ from pipeline.tables import (
     PRODUCT_EVENTS,
     RAW_EVENTS,
     SCHEMAS,
+    checkpoint_path,
     table_path,
 )
 from pipeline.transforms.decode import accepted_orders, accepted_products, classify, dead_letters
@@ -37,7 +38,9 @@ _TABLES = (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, DEAD_LETTERS)
 
 def run(settings: Settings, *, once: bool) -> None:
     """Ingest until stopped, or with `once` what is there now."""
-    require_topics(settings.kafka.bootstrap_servers, [*kind_of_topic(settings)])
+    require_topics(
+        settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=settings.kafka.options
+    )
     spark = session(settings)
     tables = [table_path(settings.lake.root, name) for name in _TABLES]
     with guarded(spark, query=QUERY, root=settings.lake.root, tables=tables):
@@ -62,11 +65,13 @@ def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> Stre
 def _writer(settings: Settings) -> BatchWriter:
     root, kinds = settings.lake.root, kind_of_topic(settings)
 
-    def write(records: DataFrame, transaction: Transaction, batch: MicroBatch) -> None:
+    def write(records: DataFrame, transaction: Transaction) -> None:
+        checkpoint = checkpoint_path(root, transaction.query)
+        batch = micro_batch(records.sparkSession, checkpoint, transaction.batch_id)
         classified = classify(records).persist()
         try:
             counts = ledger.fates(classified)
-            _append_all(_parts(classified, counts, kinds), root, transaction)
+            _append_all(records.sparkSession, _parts(classified, counts, kinds), root, transaction)
             ledger.record(records.sparkSession, root, batch, transaction=transaction, counts=counts)
         finally:
             classified.unpersist()
@@ -88,13 +93,14 @@ def _parts(classified: DataFrame, counts: ledger.Fates, kinds: Mapping[str, str]
     return {name: rows for name, (has_rows, rows) in parts.items() if has_rows}
 
 
-def _append_all(parts: Mapping[str, DataFrame], root: str, transaction: Transaction) -> None:
+def _append_all(
+    spark: SparkSession, parts: Mapping[str, DataFrame], root: str, transaction: Transaction
+) -> None:
     """Append to the tables side by side: most of a small append is waiting for its commit."""
-    spark = next(iter(parts.values())).sparkSession if parts else None
 
-    @inheritable_thread_target(spark)
     def append_part(name: str) -> None:
         append(parts[name], table_path(root, name), transaction=transaction)
 
+    in_this_batch = inheritable_thread_target(spark)(append_part)
     with ThreadPoolExecutor(len(_TABLES)) as pool:
-        list(pool.map(append_part, parts))
+        list(pool.map(in_this_batch, parts))

@@ -7,6 +7,7 @@ each table is to the cent what its own events give; everything else is `unexplai
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import batch, checkpoints, late
+from pipeline import batch, checkpoints, late, ledger
 from pipeline.console import step
 from pipeline.errors import RefusedToStart
 from pipeline.session import session
@@ -59,12 +60,18 @@ def run(settings: Settings, *, views: Sequence[str] = ()) -> list[Agreement]:
 
 
 def _agreement(spark: SparkSession, settings: Settings, view: View) -> Agreement:
+    ledger.catch_up(spark, settings.lake.root, view.query)
     newest = batch.published(spark, settings, view)
     speed = _speed_rows(spark, settings, view)
     if newest is None or speed is None:
         layer = "batch" if newest is None else "speed"
         raise RefusedToStart(
             f"{view.name} has no {layer} table yet: run `pipeline {layer} {view.name}` first."
+        )
+    if settings.speed.source == "log":
+        raise RefusedToStart(
+            "reconcile knows what a query has read from the offsets of Kafka; with speed.source: log there are none.\n"
+            "Run the speed layer with speed.source: kafka to have it proven."
         )
     read = [
         events.persist()
@@ -77,17 +84,17 @@ def _agreement(spark: SparkSession, settings: Settings, view: View) -> Agreement
     try:
         late.record(spark, settings, missed)
         horizon = _closed_by_both(spark, settings, view, newest)
-        rows = _compared(
-            view, _sides(spark, settings, view, newest=newest, speed=speed, read=read, horizon=horizon)
-        )
-        counts = {row["cause"]: row["count"] for row in rows.groupBy("cause").count().collect()}
+        sides = _sides(spark, settings, view, newest=newest, speed=speed, read=read, horizon=horizon)
+        counts = Counter(_causes(_compared(view, sides)))
+        if view.settles_by is None:
+            counts["unexplained"] += _changed_rows(spark, settings, view, newest)
         return Agreement(
             view=view.name,
             horizon=horizon,
             compared=sum(counts.values()),
-            equal=counts.get("equal", 0),
-            late=counts.get("late", 0),
-            unexplained=counts.get("unexplained", 0),
+            equal=counts["equal"],
+            late=counts["late"],
+            unexplained=counts["unexplained"],
             late_events=missed.count(),
         )
     finally:
@@ -121,6 +128,18 @@ def _sides(
     return {name: settled(rows, view=view, horizon=horizon) for name, rows in sides.items()}
 
 
+def _causes(compared: DataFrame) -> dict[str, int]:
+    return {row["cause"]: row["count"] for row in compared.groupBy("cause").count().collect()}
+
+
+def _changed_rows(spark: SparkSession, settings: Settings, view: View, newest: batch.Published) -> int:
+    """How many rows of the batch table are not what its own log gives up to its own horizon."""
+    table = read_version(spark, newest.path, newest.version)
+    whole = batch.batch_rows(spark, settings, view, log=newest.log, horizon=newest.horizon)
+    sides = {"batch": table, "whole": whole, "speed": whole, "counted": whole}
+    return _causes(_compared(view, sides)).get("unexplained", 0)
+
+
 def _defined(view: View, read: Sequence[DataFrame]) -> DataFrame:
     """The view over these events, one DataFrame for each of its query's sources."""
     inputs = [
@@ -135,15 +154,21 @@ def _defined(view: View, read: Sequence[DataFrame]) -> DataFrame:
 
 def _compared(view: View, sides: dict[str, DataFrame]) -> DataFrame:
     """Each key that any side has, with its `cause`: equal, late or unexplained."""
-    values = [name for name in view.columns if name not in view.keys]
-    joined = reduce(
-        lambda left, right: left.join(right, on=[*view.keys], how="full_outer"),
-        [rows.select(*view.keys, F.struct(*values).alias(side)) for side, rows in sides.items()],
+    values = F.struct(*[name for name in view.columns if name not in view.keys])
+    rows = reduce(
+        DataFrame.unionByName,
+        [
+            rows.select(*view.keys, values.alias("row"), F.lit(side).alias("side"))
+            for side, rows in sides.items()
+        ],
     )
-    is_equal = _same("batch", "speed")
-    is_told_by_events = _same("batch", "whole") & _same("speed", "counted")
-    cause = F.when(~is_told_by_events, "unexplained").when(is_equal, "equal").otherwise("late")
-    return joined.select(*view.keys, *_SIDES, cause.alias("cause"))
+    # A table holds a key once; were it twice, `twice` would tell.
+    found = [F.max(F.when(F.col("side") == side, F.col("row"))).alias(side) for side in _SIDES]
+    twice = F.count(F.lit(1)) > F.count_distinct("side")
+    compared = rows.groupBy(*view.keys).agg(*found, twice.alias("twice"))
+    is_told_by_events = _same("batch", "whole") & _same("speed", "counted") & ~F.col("twice")
+    cause = F.when(~is_told_by_events, "unexplained").when(_same("batch", "speed"), "equal").otherwise("late")
+    return compared.select(*view.keys, *_SIDES, cause.alias("cause"))
 
 
 def _same(one: str, other: str) -> Column:

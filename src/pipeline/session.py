@@ -79,7 +79,7 @@ def _jvm_output_in_a_file() -> Iterator[None]:
     """While the JVM is started, standard error is a file, which the JVM keeps: its launcher's warnings have no switch."""
     sys.stderr.flush()
     before = os.dup(2)
-    with open(Path(tempfile.gettempdir()) / f"pipeline-spark-{os.getpid()}.log", "w") as log:
+    with (Path(tempfile.gettempdir()) / f"pipeline-spark-{os.getpid()}.log").open("w") as log:
         os.dup2(log.fileno(), 2)
     try:
         yield

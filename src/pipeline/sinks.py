@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from pipeline.tables import local_path
 from pipeline.views import View
 
 __all__ = ["Transaction", "append", "commit_lock", "create_table", "replace", "transactions", "upsert"]
+
+
+_locks = threading.local()
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,22 @@ def transactions(spark: SparkSession, path: str) -> dict[str, int]:
 def commit_lock(path: str) -> Iterator[None]:
     """One writer at a time: on a local file system two processes that commit to one table can lose a commit.
 
-    Elsewhere the file system's own log store keeps writers apart.
+    A thread that holds the lock may take it again. On other file systems there is no lock: there the table's log store
+    must keep writers apart (HDFS does; S3 needs one driver, or Delta's DynamoDB log store).
     """
     folder = local_path(path)
-    if folder is None:
+    held: set[str] = _locks.__dict__.setdefault("held", set())
+    if folder is None or path in held:
         yield
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f"_{folder.name}.lock"), "w") as lock:
+    with folder.with_name(f"_{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        held.add(path)
+        try:
+            yield
+        finally:
+            held.discard(path)
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from datetime import datetime
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import batch, checkpoints, ledger
 from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
 from pipeline.kafka_check import require_topics
 from pipeline.session import session
 from pipeline.settings import Settings
-from pipeline.sinks import Transaction, create_table, replace, upsert
+from pipeline.sinks import Transaction, append, create_table, replace, upsert
 from pipeline.sources import read_version, stream_events
 from pipeline.streaming import BatchWriter, await_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
@@ -25,6 +25,8 @@ from pipeline.views import VIEWS, View, best_of_each_key
 __all__ = ["run", "start_view"]
 
 WORD_COUNTS = "word_counts"
+_LEDGER_EVERY = 25
+"""Batches; well below the 100 whose offsets Spark keeps."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,24 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     """Run the views (all by default) in one session until stopped, or with `once` until what is there has been read."""
     chosen = [VIEWS[name] for name in views or [*VIEWS]]
     if settings.speed.source == "kafka" or any(view.name == WORD_COUNTS for view in chosen):
-        require_topics(settings.kafka.bootstrap_servers, _topics(settings, chosen))
+        require_topics(
+            settings.kafka.bootstrap_servers, _topics(settings, chosen), options=settings.kafka.options
+        )
     spark = session(settings)
     create_table(spark, table_path(settings.lake.root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
     with ExitStack() as held:
         for view in chosen:
             table = view_path(settings.lake.root, view.name, "speed", view.version)
             held.enter_context(guarded(spark, query=view.query, root=settings.lake.root, tables=[table]))
+            ledger.catch_up(spark, settings.lake.root, view.query)
         await_all([start_view(spark, settings, view, once=once) for view in chosen])
+        for view in chosen:
+            ledger.catch_up(spark, settings.lake.root, view.query)
 
 
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
     table = view_path(settings.lake.root, view.name, "speed", view.version)
-    create_table(spark, table, view.schema)
+    create_table(spark, table, view.schema, properties=batch.KEPT_HISTORY if view.is_seeded else None)
     return start(
         _rows(spark, settings, view),
         query=view.query,
@@ -76,18 +83,28 @@ def _rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
 def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
     root = settings.lake.root
 
-    def write(changes: DataFrame, transaction: Transaction, micro_batch: checkpoints.MicroBatch) -> None:
+    def write(changes: DataFrame, transaction: Transaction) -> None:
         rows = best_of_each_key(changes.select(*view.schema.names), view=view).persist()
         try:
             if rows.count():
-                upsert(rows, table, view=view, transaction=transaction)
+                is_empty = transaction.batch_id == 0 and not view.is_seeded
+                _put(rows, table, view=view, transaction=transaction, is_empty=is_empty)
                 if view.name == WORD_COUNTS:
                     _publish_counts(rows, settings)
-            ledger.record(changes.sparkSession, root, micro_batch, transaction=transaction)
         finally:
             rows.unpersist()
+        if transaction.batch_id % _LEDGER_EVERY == _LEDGER_EVERY - 1:
+            ledger.catch_up(changes.sparkSession, root, view.query)
 
     return write
+
+
+def _put(rows: DataFrame, table: str, *, view: View, transaction: Transaction, is_empty: bool) -> None:
+    """Upsert; into a table without rows an append does the same at a fraction of the cost."""
+    if is_empty:
+        append(rows, table, transaction=transaction)
+    else:
+        upsert(rows, table, view=view, transaction=transaction)
 
 
 def _publish_counts(counts: DataFrame, settings: Settings) -> None:

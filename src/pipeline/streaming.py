@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,9 +14,8 @@ from types import FrameType
 from typing import IO
 
 from delta.tables import DeltaTable
-from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import checkpoints
 from pipeline.errors import CheckpointMismatch, PipelineError, RefusedToStart
@@ -23,8 +24,11 @@ from pipeline.tables import checkpoint_path, local_path
 
 __all__ = ["BatchWriter", "QueryFailed", "await_all", "guarded", "start"]
 
-BatchWriter = Callable[[DataFrame, Transaction, checkpoints.MicroBatch], None]
+BatchWriter = Callable[[DataFrame, Transaction], None]
 """Writes one micro-batch; must do nothing harmful when it is called again with the same batch."""
+
+
+_POLL_SECONDS = 0.2
 
 
 class QueryFailed(PipelineError):
@@ -49,10 +53,8 @@ def start(
     checkpoint = checkpoint_path(root, query)
 
     def write_batch(batch: DataFrame, batch_id: int) -> None:
-        spark = batch.sparkSession
-        generation = spark.sparkContext.getLocalProperty("sql.streaming.queryId") or ""
-        transaction = Transaction(query, generation, batch_id)
-        write(batch, transaction, checkpoints.micro_batch(spark, checkpoint, batch_id))
+        generation = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId") or ""
+        write(batch, Transaction(query, generation, batch_id))
 
     writer = (
         rows.writeStream.queryName(query)
@@ -88,23 +90,25 @@ def await_all(queries: Sequence[StreamingQuery]) -> None:
     SIGTERM and Ctrl-C end all of them after their running batch; a second one ends at once.
     """
     with _stop_requests() as stop:
-        try:
-            while any(query.isActive for query in queries):
-                for query in queries:
-                    query.awaitTermination(0.2)
-                if stop.is_set():
-                    _stop_after_batch(queries)
-        except StreamingQueryException as error:
-            failed = next((query.name for query in queries if query.exception() is not None), "?")
-            for query in queries:
-                query.stop()
-            raise QueryFailed(f"query {failed} failed: {_cause(error)}", query=failed) from error
+        while any(query.isActive for query in queries):
+            time.sleep(_POLL_SECONDS)
+            if any(query.exception() is not None for query in queries):
+                break
+            if stop.is_set():
+                _stop_after_batch(queries)
+    failed = next((query for query in queries if query.exception() is not None), None)
+    if failed is None:
+        return
+    for query in queries:
+        query.stop()
+    error = failed.exception()
+    raise QueryFailed(f"query {failed.name} failed: {_cause(str(error))}", query=failed.name) from error
 
 
 def _stop_after_batch(queries: Sequence[StreamingQuery]) -> None:
     for query in queries:
         while query.isActive and query.status["isTriggerActive"]:
-            query.awaitTermination(0.05)
+            time.sleep(_POLL_SECONDS / 4)
         query.stop()
 
 
@@ -117,7 +121,7 @@ def _stop_requests() -> Iterator[threading.Event]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def request(number: int, frame: FrameType | None) -> None:
+    def request(_number: int, _frame: FrameType | None) -> None:
         requested.set()
         for known, handler in before.items():
             signal.signal(known, handler)
@@ -134,7 +138,7 @@ def _stop_requests() -> Iterator[threading.Event]:
 @contextmanager
 def _alone(checkpoint: Path, query: str) -> Iterator[IO[str]]:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with open(checkpoint.with_name(f"{query}.lock"), "w") as lock:
+    with checkpoint.with_name(f"{query}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -173,8 +177,9 @@ def _check_same_generation(spark: SparkSession, *, query: str, checkpoint: str, 
     )
 
 
-def _cause(error: StreamingQueryException) -> str:
-    """The last line that says something, without the Java stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("at ", "=", "Current ", "JVM", "py4j"))]
-    return told[0] if told else str(error)
+def _cause(trace: str) -> str:
+    """What went wrong, without the stacks of Java and Python: the last line that names an exception and says why."""
+    told = re.findall(
+        r"^(?:Caused by: )?(?:[\w.]+\.)?(\w*(?:Exception|Error): .+)$", trace, flags=re.MULTILINE
+    )
+    return told[-1] if told else trace.strip().splitlines()[0]

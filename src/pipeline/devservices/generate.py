@@ -217,7 +217,9 @@ class _Shop:
         # Text lines are never late; the others make up for them.
         late /= 1 - _TEXT_SHARE
         if luck < late:
-            return 630_000 + self.below(70 * _MINUTE_MS - 630_000), "late"
+            # A till that lost its line for a while, or a telephone that was off overnight.
+            most_ms = 70 * _MINUTE_MS if self.below(2) else 24 * 60 * _MINUTE_MS
+            return 630_000 + self.below(most_ms - 630_000), "late"
         if luck < late + _OUT_OF_ORDER_SHARE:
             return 1_000 + self.below(8 * _MINUTE_MS - 1_000), "plain"
         return self.below(1_000), "plain"

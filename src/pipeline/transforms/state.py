@@ -11,7 +11,7 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.streaming import StatefulProcessor, StatefulProcessorHandle
+from pyspark.sql.streaming.stateful_processor import StatefulProcessor, StatefulProcessorHandle
 
 from pipeline.contracts import WIDE_MONEY
 from pipeline.transforms.events import created_orders
@@ -60,7 +60,7 @@ class _Totals(StatefulProcessor):
         self,
         key: Any,
         rows: Iterator[pd.DataFrame],
-        timerValues: Any,  # noqa: N803 (Spark's name)
+        timerValues: Any,  # noqa: ARG002, N803 (Spark's name)
     ) -> Iterator[pd.DataFrame]:
         order_count, total_spend, last_event_time = self._known()
         for orders in rows:
@@ -72,7 +72,7 @@ class _Totals(StatefulProcessor):
         self._totals.update(totals)
         yield pd.DataFrame([(key[0], *totals)], columns=_ROWS.names)
 
-    def handleInitialState(self, key: Any, initialState: pd.DataFrame, timerValues: Any) -> None:  # noqa: N802, N803
+    def handleInitialState(self, key: Any, initialState: pd.DataFrame, timerValues: Any) -> None:  # noqa: ARG002, N802, N803
         for row in initialState[_TOTALS.names].itertuples(index=False):
             self._totals.update((int(row[0]), row[1], row[2].to_pydatetime()))
 
@@ -80,4 +80,4 @@ class _Totals(StatefulProcessor):
         pass
 
     def _known(self) -> tuple[int, Decimal, datetime | None]:
-        return self._totals.get() if self._totals.exists() else (0, Decimal(0), None)
+        return self._totals.get() or (0, Decimal(0), None)

@@ -1,0 +1,297 @@
+"""The law of the house: what both layers have closed is equal to the cent, but for exactly the events that came late.
+
+Logs with disorder, duplicates and lateness are generated and cut into micro-batches at generated places. Which events
+each query dropped is worked out here, in plain Python, from the watermark that the ledger gives each batch; what the
+speed layer must then hold is what the reference computes over all the others.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+
+from lake import Row, Sent, at, by_key, cancellation, kinds_of, line, order, product, rows_of, send, topics_of
+from pipeline import batch, ingest, reconcile, serving, speed
+from pipeline.devservices import kafka
+from pipeline.settings import Settings, Topics
+from pipeline.tables import BATCH_LEDGER, LATE_EVENTS, table_path
+from pipeline.views import VIEWS
+from reference import VIEWS as REFERENCE
+from reference import Record, accepted_log, read_records
+from reference.contract import OrderEvent
+from reference.views import AcceptedLog, identity
+
+pytestmark = pytest.mark.kafka
+
+CLOCKED = ("customer_hourly_spend", "enriched_orders", "order_outcomes", "customer_totals")
+SOURCES = {
+    "customer_hourly_spend": ("order_created",),
+    "enriched_orders": ("order_created", "product"),
+    "order_outcomes": ("order_created", "order_cancelled"),
+    "customer_totals": ("order_created",),
+}
+DELAYS = st.sampled_from([0, 0, 0, 0, 1, 4, 8, 25, 300])
+"""Minutes between an event and its arrival."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The records of one log in order of arrival, in three or more pieces, each a micro-batch of its own."""
+
+    pieces: list[list[Sent]]
+
+
+def plans() -> st.SearchStrategy[Plan]:
+    event = st.tuples(
+        st.sampled_from(["created", "created", "created", "cancelled", "product", "again"]),
+        st.integers(0, 9),
+        DELAYS,
+        st.integers(0, 1),
+    )
+    return st.builds(
+        _plan, st.lists(event, min_size=30, max_size=60), st.lists(st.integers(5, 25), min_size=2, max_size=2)
+    )
+
+
+def _plan(events: list[tuple[str, int, int, int]], cuts: list[int]) -> Plan:
+    """Arrivals 7 minutes apart; `again` repeats an earlier record. Each plan begins and ends with what must occur."""
+    sent: list[Sent] = [*_beginning()]
+    for index, (what, number, delay, partition) in enumerate(events):
+        time = at(20 + 7 * index - delay)
+        if what == "created":
+            items = [line(f"p{number % 4}", price=f"{number}.99"), line("unknown", quantity=2)]
+            total = f"{number * 10}.01" if number else None
+            sent.append(
+                order(
+                    f"o{index}",
+                    time=time,
+                    customer_id=f"c{number % 3}",
+                    total=total,
+                    items=items,
+                    partition=partition,
+                )
+            )
+        elif what == "cancelled":
+            sent.append(cancellation(f"o{max(0, index - number)}", time=time, partition=partition))
+        elif what == "product":
+            sent.append(product(f"p{number % 4}", time=time, cost=f"{index % 9}.00"))
+        else:
+            sent.append(sent[-1 - number % len(sent)])
+    first, second = sorted({cuts[0] + 8, cuts[0] + cuts[1] + 8})
+    pieces = [sent[:first], sent[first:second], sent[second:]]
+    pieces[1] = [*_middle(), *pieces[1]]
+    return Plan([*pieces, _end(20 + 7 * len(events))])
+
+
+def _beginning() -> list[Sent]:
+    return [
+        product("p1", time=at(-30), cost="1.00"),
+        order("replaced", time=at(18), items=[line("p1")]),
+        order("matched", time=at(18), items=[line("p1")], partition=1),
+        cancellation("replaced", time=at(19)),
+        order("twice", time=at(19)),
+        order("twice", time=at(19)),
+        order("alone", time=at(19), items=[line("nobody's")]),
+    ]
+
+
+def _middle() -> list[Sent]:
+    """A newer version and an earlier cancellation for what has been matched already; each is still in time."""
+    return [
+        product("p1", time=at(17), cost="2.00"),
+        cancellation("replaced", time=at(18.5)),
+        order("twice", time=at(19), partition=1),
+    ]
+
+
+def _end(minutes: float) -> list[Sent]:
+    """One event that is late for everyone, and then what closes all that came before."""
+    later = minutes + 60 * 30
+    return [
+        order("too late", time=at(-120), customer_id="c-late", total="77.77", items=[line("p1")]),
+        product("p1", time=at(later)),
+        order("closing", time=at(later), customer_id="c-closing"),
+        cancellation("closing", time=at(later)),
+    ]
+
+
+def test_both_layers_agree_but_for_the_late_events(
+    spark: SparkSession, base_settings: Settings, bootstrap: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(
+        max_examples=2,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(plan=plans())
+    def law(plan: Plan) -> None:
+        here = _fresh(base_settings, bootstrap, tmp_path_factory.mktemp("law"))
+        _play(spark, here, plan, seen)
+
+    law()
+    for what in ("late", "duplicate", "null", "replaced", "matched", "cut"):
+        assert seen[what], f"no {what} row in any example: {seen}"
+
+
+def _play(spark: SparkSession, here: Settings, plan: Plan, seen: Counter[str]) -> None:
+    first_matches: list[Row] = []
+    for number, piece in enumerate(plan.pieces):
+        send(here, piece)
+        speed.run(here, views=CLOCKED, once=True)
+        if number == 0:
+            first_matches = rows_of(serving.read(spark, here, VIEWS["enriched_orders"], layer="speed"))
+    ingest.run(here, once=True)
+    batch.run(here, until=at(60 * 24 * 5))
+    records = read_records(here.kafka.bootstrap_servers, list(topics_of(here).values()))
+    log = accepted_log(records, kinds_of(here))
+    for name in CLOCKED:
+        late = _late(spark, here, name, records)
+        expected = REFERENCE[name](_without(log, late))
+        found = rows_of(serving.read(spark, here, VIEWS[name], layer="speed"))
+        assert _closed(name, found) == _closed(name, by_key(expected)), name
+        assert rows_of(serving.read(spark, here, VIEWS[name], layer="batch")) == by_key(
+            REFERENCE[name](log, at(60 * 24 * 5))
+        )
+        seen["late"] += len(late)
+    _count(seen, spark, here, log, first_matches)
+    for agreement in reconcile.run(here, views=CLOCKED):
+        assert agreement.unexplained == 0, agreement
+        assert agreement.compared > 0, agreement
+    _same_late_events(spark, here, records)
+
+
+def _fresh(base: Settings, bootstrap: str, root: Path) -> Settings:
+    mark = uuid.uuid4().hex[:8]
+    topics = Topics(f"o-{mark}", f"p-{mark}", f"t-{mark}", f"w-{mark}")
+    kafka.create_topics(
+        bootstrap, {topics.orders: 2, topics.products: 1, topics.text_lines: 1, topics.word_counts_output: 1}
+    )
+    return replace(
+        base,
+        kafka=replace(base.kafka, bootstrap_servers=bootstrap, topics=topics),
+        lake=replace(base.lake, root=str(root)),
+    )
+
+
+def _late(spark: SparkSession, here: Settings, name: str, records: list[Record]) -> set[object]:
+    """The identities of which every copy came at or before the watermark of the batch that read it."""
+    entries = spark.read.format("delta").load(table_path(here.lake.root, BATCH_LEDGER)).collect()
+    log = accepted_log(records, kinds_of(here))
+    verdicts: dict[object, bool] = {}
+    for source, what in enumerate(SOURCES[name]):
+        mine = [entry for entry in entries if entry.query == VIEWS[name].query and entry.source == source]
+        places = log.products if what == "product" else log.orders
+        topic = here.kafka.topics.products if what == "product" else here.kafka.topics.orders
+        for placed in places:
+            if isinstance(placed.event, OrderEvent) and placed.event.event_type != what:
+                continue
+            (entry,) = [
+                entry
+                for entry in mine
+                if (entry.topic, entry.partition) == (topic, placed.partition)
+                and entry.first_offset <= placed.offset < entry.end_offset
+            ]
+            watermark = entry.watermark.replace(tzinfo=timezone.utc) if entry.watermark else None
+            is_in_time = watermark is None or placed.event.event_time > watermark
+            key = identity(placed.event)
+            verdicts[key] = verdicts.get(key, False) or is_in_time
+    return {key for key, is_counted in verdicts.items() if not is_counted}
+
+
+def _without(log: AcceptedLog, late: set[object]) -> AcceptedLog:
+    return AcceptedLog(
+        orders=[placed for placed in log.orders if identity(placed.event) not in late],
+        products=[placed for placed in log.products if identity(placed.event) not in late],
+        lines=log.lines,
+    )
+
+
+def _closed(name: str, rows: list[Row]) -> list[Row]:
+    """Without what the closing events themselves left open."""
+    end = at(60 * 24)
+    time = {
+        "customer_hourly_spend": "window_start",
+        "enriched_orders": "event_time",
+        "order_outcomes": "created_at",
+    }
+    if name not in time:
+        return rows
+    return [row for row in rows if row[time[name]] < end]
+
+
+def _count(
+    seen: Counter[str], spark: SparkSession, here: Settings, log: AcceptedLog, first: list[Row]
+) -> None:
+    """What occurred in this example, by the names that the law asks for."""
+    seen["duplicate"] += len(log.orders) - len({identity(placed.event) for placed in log.orders})
+    before = {(row["order_id"], row["line"]): row["cost"] for row in first}
+    for row in rows_of(serving.read(spark, here, VIEWS["enriched_orders"], layer="speed")):
+        known = before.get((row["order_id"], row["line"]))
+        seen["replaced"] += known is not None and known != row["cost"]
+        seen["matched"] += row["cost"] is not None
+        seen["null"] += row["cost"] is None
+    entries = spark.read.format("delta").load(table_path(here.lake.root, BATCH_LEDGER))
+    batches = entries.where("query = 'customer_hourly_spend_v1'").select("batch_id").distinct().count()
+    assert batches >= 3
+    seen["cut"] += 1
+
+
+def _same_late_events(spark: SparkSession, here: Settings, records: list[Record]) -> None:
+    """`late_events` names exactly the identities that were worked out here."""
+    table = spark.read.format("delta").load(table_path(here.lake.root, LATE_EVENTS)).collect()
+    by_address = {
+        (topic, placed.partition, placed.offset): placed.event
+        for topic, places in (
+            (here.kafka.topics.orders, accepted_log(records, kinds_of(here)).orders),
+            (here.kafka.topics.products, accepted_log(records, kinds_of(here)).products),
+        )
+        for placed in places
+    }
+    for name in CLOCKED:
+        named = [
+            identity(by_address[row.topic, row.partition, row.offset]) for row in table if row.query == name
+        ]
+        assert len(named) == len(set(named))
+        assert set(named) == _late(spark, here, name, records)
+
+
+def test_a_seeded_query_counts_from_its_seed_on(spark: SparkSession, settings: Settings) -> None:
+    """1,000 customers come from the batch form, later events from the stream; a restart takes the seed no second time."""
+    horizon = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+    old = [
+        order(f"old{i}", time=horizon - timedelta(minutes=90), customer_id=f"c{i}", partition=i % 2)
+        for i in range(1000)
+    ]
+    send(settings, [*old, order("edge", time=horizon, customer_id="c1", total="0.01")])
+    ingest.run(settings, once=True)
+    batch.run(settings, views=["customer_totals"], until=horizon + timedelta(minutes=30))
+    speed.run(settings, views=["customer_totals"], once=True)
+    send(
+        settings,
+        [
+            order("new1", time=horizon + timedelta(minutes=5), customer_id="c1", total="2.50"),
+            order("new2", time=horizon + timedelta(minutes=6), customer_id="c-new", total="1.00"),
+            old[7],
+        ],
+    )
+    speed.run(settings, views=["customer_totals"], once=True)
+    ingest.run(settings, once=True)
+    records = read_records(settings.kafka.bootstrap_servers, [settings.kafka.topics.orders])
+    expected = REFERENCE["customer_totals"](accepted_log(records, kinds_of(settings)))
+    assert len(expected) == 1001
+    assert rows_of(serving.read(spark, settings, VIEWS["customer_totals"], layer="speed")) == by_key(expected)
+    (agreement,) = reconcile.run(settings, views=["customer_totals"])
+    assert (agreement.compared, agreement.unexplained) == (1001, 0)
