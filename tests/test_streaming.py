@@ -1,0 +1,117 @@
+"""Starting, replaying and refusing: what a checkpoint and its tables may and may not be."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from lake import at, order, rows_of, send
+from pipeline import batch, ingest, serving, speed
+from pipeline.errors import CheckpointMismatch, RefusedToStart, UsageError
+from pipeline.settings import Settings
+from pipeline.streaming import guarded
+from pipeline.tables import BATCH_LEDGER, ORDER_EVENTS, RAW_EVENTS, checkpoint_path, table_path, view_path
+from pipeline.views import VIEWS
+
+pytestmark = pytest.mark.kafka
+
+SPEND = VIEWS["customer_hourly_spend"]
+
+
+def count(spark: SparkSession, settings: Settings, table: str) -> int:
+    return spark.read.format("delta").load(table_path(settings.lake.root, table)).count()
+
+
+def forget_last_commit(settings: Settings, query: str) -> None:
+    """What is left when a process dies after its writes and before Spark notes that the batch is done."""
+    commits = Path(checkpoint_path(settings.lake.root, query)) / "commits"
+    newest = max(int(file.name) for file in commits.iterdir() if file.name.isdigit())
+    for file in commits.glob(f"*{newest}*"):
+        file.unlink()
+
+
+def test_a_batch_that_runs_again_after_a_crash_changes_nothing(
+    spark: SparkSession, settings: Settings
+) -> None:
+    send(settings, [order(f"o{i}", time=at(i), customer_id=f"c{i % 5}") for i in range(20)])
+    ingest.run(settings, once=True)
+    speed.run(settings, views=[SPEND.name], once=True)
+    before = rows_of(serving.read(spark, settings, SPEND, layer="speed"))
+    entries = count(spark, settings, BATCH_LEDGER)
+    forget_last_commit(settings, ingest.QUERY)
+    forget_last_commit(settings, SPEND.query)
+    send(settings, [order("after", time=at(21), customer_id="c0", total="1.00")])
+    ingest.run(settings, once=True)
+    speed.run(settings, views=[SPEND.name], once=True)
+    assert count(spark, settings, RAW_EVENTS) == count(spark, settings, ORDER_EVENTS) == 21
+    assert count(spark, settings, BATCH_LEDGER) == entries + 2
+    after = rows_of(serving.read(spark, settings, SPEND, layer="speed"))
+    changed = [row for row in after if row not in before]
+    assert [(row["customer_id"], row["order_count"], str(row["hourly_spend"])) for row in changed] == [
+        ("c0", 5, "41.00")
+    ]
+
+
+def test_a_checkpoint_and_a_table_that_do_not_belong_together_are_refused(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
+    send(settings, [order("o1")])
+    ingest.run(settings, once=True)
+    checkpoint, table = (
+        Path(checkpoint_path(settings.lake.root, ingest.QUERY)),
+        table_path(settings.lake.root, RAW_EVENTS),
+    )
+    shutil.move(checkpoint, tmp_path / "checkpoint")
+    with pytest.raises(CheckpointMismatch) as gone:
+        ingest.run(settings, once=True)
+    assert (gone.value.query, gone.value.table) == (ingest.QUERY, table)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.move(tmp_path / "checkpoint", checkpoint)
+    shutil.move(table, tmp_path / "table")
+    with pytest.raises(CheckpointMismatch):
+        ingest.run(settings, once=True)
+    shutil.move(tmp_path / "table", table)
+    ingest.run(settings, once=True)
+    assert count(spark, settings, RAW_EVENTS) == 1
+
+
+def test_a_query_runs_once_at_a_time(spark: SparkSession, settings: Settings) -> None:
+    root = settings.lake.root
+    tables = [view_path(root, SPEND.name, "speed", SPEND.version)]
+    first = guarded(spark, query=SPEND.query, root=root, tables=tables)
+    second = guarded(spark, query=SPEND.query, root=root, tables=tables)
+    with first, pytest.raises(RefusedToStart), second:
+        pass
+    with guarded(spark, query=SPEND.query, root=root, tables=tables):
+        pass
+
+
+def test_speed_reads_the_log_by_setting(spark: SparkSession, settings: Settings) -> None:
+    here = replace(settings, speed=replace(settings.speed, source="log"))
+    send(settings, [order(f"o{i}", time=at(10 * i), customer_id="c1") for i in range(8)])
+    ingest.run(here, once=True)
+    speed.run(here, views=[SPEND.name], once=True)
+    batch.run(here, views=[SPEND.name], until=at(600))
+    assert rows_of(serving.read(spark, here, SPEND, layer="speed")) == rows_of(
+        serving.read(spark, here, SPEND, layer="batch")
+    )
+
+
+def test_what_cannot_be_asked_is_told(spark: SparkSession, settings: Settings) -> None:
+    with pytest.raises(RefusedToStart):
+        serving.query(settings, SPEND.name)
+    with pytest.raises(RefusedToStart):
+        batch.run(settings)
+    send(settings, [order("o1")])
+    speed.run(settings, views=[SPEND.name], once=True)
+    with pytest.raises(UsageError):
+        serving.query(settings, SPEND.name, where="no_such_column = 1")
+    with pytest.raises(UsageError):
+        serving.query(settings, SPEND.name, where="customer_id = ")
+    columns, rows = serving.query(settings, SPEND.name, where="customer_id = 'c1'")
+    assert columns == [*SPEND.columns, "is_final"]
+    assert len(list(rows)) == 1
