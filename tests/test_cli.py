@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import types
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -70,16 +69,19 @@ def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_is_fast_and_lists_every_command() -> None:
-    run("--help")  # compiles what is not compiled yet
-    seconds = []
-    for _ in range(3):
-        started = time.monotonic()
-        done = run("--help")
-        seconds.append(time.monotonic() - started)
-    assert done.returncode == 0
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    look = "import sys; from pipeline.cli import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", look],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
     assert all(f"  {command.name} " in done.stdout for group in cli.COMMANDS.values() for command in group)
-    assert min(seconds) < 0.3
+    assert "'argparse'" in done.stderr
+    for heavy in ("pyspark", "rich", "yaml", "confluent_kafka"):
+        assert f"'{heavy}'" not in done.stderr
 
 
 def test_help_and_wrong_arguments_load_nothing_heavy() -> None:
@@ -349,13 +351,11 @@ def test_a_missing_topic_is_named_with_those_alike(broker: str) -> None:
     assert (caught.value.topics, caught.value.alike) == (("Order",), ("orders",))
 
 
-def test_an_unreachable_broker_is_named_in_time_and_librdkafka_is_quiet(
+def test_an_unreachable_broker_is_named_and_librdkafka_is_quiet(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    started = time.monotonic()
     with pytest.raises(KafkaUnreachable) as caught:
         kafka_check.require_topics("localhost:1", ["orders"], timeout_seconds=1)
-    assert time.monotonic() - started < 5
     assert "localhost:1" in caught.value.message
     assert caught.value.bootstrap_servers == "localhost:1"
     captured = capfd.readouterr()
