@@ -44,7 +44,7 @@ DELAYS = st.sampled_from([0, 0, 0, 0, 1, 4, 8, 25, 300])
 
 @dataclass(frozen=True)
 class Plan:
-    """The records of one log in order of arrival, in three pieces, each a micro-batch of its own."""
+    """The records of one log in order of arrival, in four pieces, each a micro-batch of its own."""
 
     pieces: list[list[Sent]]
 
@@ -88,8 +88,7 @@ def _plan(events: list[tuple[str, int, int, int]], cuts: list[int]) -> Plan:
     first, second = sorted({cuts[0] + 8, cuts[0] + cuts[1] + 8})
     pieces = [sent[:first], sent[first:second], sent[second:]]
     pieces[1] = [*_middle(), *pieces[1]]
-    pieces[2] += _end(20 + 7 * len(events))
-    return Plan(pieces)
+    return Plan([*pieces, _end(20 + 7 * len(events))])
 
 
 def _beginning() -> list[Sent]:
