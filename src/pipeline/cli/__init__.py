@@ -1,0 +1,135 @@
+"""The command line: `main` is what the console script, `python -m pipeline` and every job file call.
+
+A command is a function of the settings and its arguments, and one entry in COMMANDS. It imports what it needs when it
+runs, so that `--help` and a wrong argument are answered at once, without Spark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from pipeline.cli import look_at_it, run_it, try_it
+from pipeline.cli.arguments import unknown
+from pipeline.cli.command import Command
+from pipeline.errors import PipelineError, UsageError
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+FAULT_OF_OURS = 70
+
+COMMANDS: Mapping[str, Sequence[Command]] = {
+    "Try it": try_it.COMMANDS,
+    "Run it": run_it.COMMANDS,
+    "Look at it": look_at_it.COMMANDS,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}\nMore: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; an error is told in one block on stderr."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(given)
+    except SystemExit as end:  # argparse after --help
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # whatever it is, the user gets a message and an exit code
+        return _told(error, with_trace="--debug" in given)
+
+
+def _run(given: Sequence[str]) -> int:
+    _require_known_command(given)
+    arguments = _parser().parse_args(given)
+    # Spark's workers must run the Python that we run.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    from pipeline.settings import load
+
+    settings = load(arguments.env, arguments.overrides)
+    return arguments.run(settings, arguments) or 0
+
+
+def _told(error: Exception, *, with_trace: bool) -> int:
+    from pipeline import console
+
+    if with_trace:
+        import traceback
+
+        console.note("".join(traceback.format_exception(error)).rstrip())
+    if isinstance(error, PipelineError):
+        console.error(error.message)
+        return error.exit_code
+    first_line = next(iter(str(error).splitlines()), "")
+    advice = "" if with_trace else "\nThe same command with --debug shows the stack trace."
+    console.error(f"This is a fault of the pipeline itself: {type(error).__name__}: {first_line}{advice}")
+    return FAULT_OF_OURS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pipeline",
+        usage="pipeline COMMAND [options]",
+        description="Orders in Kafka become trusted Delta tables, by a speed layer and a batch layer that agree.",
+        epilog=_overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(
+        dest="command", prog="pipeline", metavar="COMMAND", required=True, help=argparse.SUPPRESS
+    )
+    groups: dict[str, Any] = {}
+    for command in _all_commands():
+        first, _, second = command.name.partition(" ")
+        if second and first not in groups:
+            group = commands.add_parser(first, help=f"{first} {second}", allow_abbrev=False)
+            groups[first] = group.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+        _add_command(groups[first] if second else commands, second or first, command)
+    return parser
+
+
+def _add_command(commands: Any, name: str, command: Command) -> None:
+    parser = commands.add_parser(name, help=command.summary, description=command.summary, allow_abbrev=False)
+    command.options(parser)
+    common = parser.add_argument_group("for every command")
+    common.add_argument(
+        "--env", metavar="NAME", help="take conf/NAME.yml over conf/base.yml (default: PIPELINE_ENV)"
+    )
+    common.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting; repeatable",
+    )
+    common.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    parser.set_defaults(run=command.run)
+
+
+def _all_commands() -> list[Command]:
+    return [command for group in COMMANDS.values() for command in group]
+
+
+def _overview() -> str:
+    blocks = (
+        "\n".join([f"{title}:", *(f"  {command.name:<14}{command.summary}" for command in group)])
+        for title, group in COMMANDS.items()
+    )
+    return "\n\n".join(blocks) + "\n\nWhat a command takes: pipeline COMMAND --help"
+
+
+def _require_known_command(given: Sequence[str]) -> None:
+    if not given:
+        raise UsageError(f"Which command?\n\n{_overview()}")
+    known = sorted({command.name.partition(" ")[0] for command in _all_commands()})
+    if not given[0].startswith("-") and given[0] not in known:
+        raise unknown("command", given[0], known)

@@ -1,0 +1,96 @@
+"""Commands that show what the layers have made."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipeline.cli.arguments import count, known_views, sorting
+from pipeline.cli.command import Arguments, Command
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+__all__ = ["COMMANDS"]
+
+
+def _query_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("view", metavar="VIEW")
+    parser.add_argument(
+        "--layer", choices=("served", "speed", "batch"), default="served", help="default: served"
+    )
+    parser.add_argument("--where", metavar="SQL", help="only rows for which this SQL condition holds")
+    parser.add_argument(
+        "--order-by", nargs="+", metavar=("COL", "desc"), help="sort by a column, the largest first with desc"
+    )
+    parser.add_argument("--limit", type=count, metavar="N", help="at most this many rows")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
+
+
+def _query(settings: Settings, arguments: Arguments) -> None:
+    (view,) = known_views([arguments.view])
+    order_by = sorting(arguments.order_by)
+    from pipeline import console, rendering, serving
+
+    columns, rows = serving.query(
+        settings, view, layer=arguments.layer, where=arguments.where, limit=arguments.limit, order_by=order_by
+    )
+    if arguments.format == "json":
+        console.write_lines(rendering.json_lines(columns, rows))
+    elif arguments.format == "csv":
+        console.write_lines(rendering.csv_lines(columns, rows))
+    else:
+        cells, numbers = rendering.table_cells(columns, rows)
+        console.table(columns, cells, right=numbers)
+
+
+def _reconcile(settings: Settings, arguments: Arguments) -> int:
+    views = known_views(arguments.views)
+    from pipeline import console, reconcile, rendering
+
+    agreements = reconcile.run(settings, views=views)
+    columns = list(reconcile.Agreement.__dataclass_fields__)
+    rows = [tuple(getattr(found, name) for name in columns) for found in agreements]
+    if arguments.format == "json":
+        console.write_lines(rendering.json_lines(columns, rows))
+    else:
+        cells, numbers = rendering.table_cells(columns, rows)
+        console.table(columns, cells, right=numbers)
+    return 1 if any(found.unexplained for found in agreements) else 0
+
+
+def _reconcile_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("views", nargs="*", metavar="VIEW", help="default: all")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def _config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=("yaml", "json"),
+        default="yaml",
+        help="default: yaml, with where each value came from",
+    )
+
+
+def _config_show(settings: Settings, arguments: Arguments) -> None:
+    from pipeline import console, rendering
+    from pipeline.settings import flattened
+
+    values = flattened(settings)
+    if arguments.format == "json":
+        console.write_lines(rendering.json_lines(list(values), [tuple(values.values())]))
+    else:
+        console.write_lines(rendering.yaml_lines(values, settings.origins))
+
+
+COMMANDS = [
+    Command(
+        "reconcile",
+        "batch against speed, row by row; exit 1 if a difference has no cause",
+        _reconcile,
+        _reconcile_options,
+    ),
+    Command("query", "the rows of a view: served, or of one layer", _query, _query_options),
+    Command("config show", "every setting in force, and where it came from", _config_show, _config_options),
+]

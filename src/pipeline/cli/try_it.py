@@ -1,0 +1,135 @@
+"""Commands to try the pipeline on one machine."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipeline.cli.arguments import count, positive, share
+from pipeline.cli.command import Arguments, Command
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+__all__ = ["COMMANDS"]
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--events", type=count, default=60_000, metavar="N", help="how many (default: 60000)")
+    parser.add_argument(
+        "--seed", type=int, default=7, metavar="S", help="the same seed makes the same events (default: 7)"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the broker and the tables as they are at the end"
+    )
+
+
+def _demo(settings: Settings, arguments: Arguments) -> int | None:
+    from pipeline import demo
+
+    return demo.run(settings, events=arguments.events, seed=arguments.seed, keep=arguments.keep)
+
+
+def _up(settings: Settings, _: Arguments) -> None:
+    from pathlib import Path
+
+    from pipeline import console
+    from pipeline.devservices import kafka
+
+    home = Path(settings.devservices.home) / "kafka"
+    with console.step("Starting Kafka"):
+        broker = kafka.start(home, settings.devservices.kafka_port)
+        kafka.create_topics(broker.bootstrap_servers, _topic_partitions(settings))
+    console.write_lines([f"kafka.bootstrap_servers={broker.bootstrap_servers}"])
+
+
+def _down(settings: Settings, _: Arguments) -> None:
+    from pathlib import Path
+
+    from pipeline import console
+    from pipeline.devservices import kafka
+
+    with console.step("Stopping Kafka"):
+        kafka.stop(Path(settings.devservices.home) / "kafka")
+
+
+def _topic_partitions(settings: Settings) -> dict[str, int]:
+    from pipeline.devservices.generate import PARTITIONS
+
+    topics = settings.kafka.topics
+    generated = {getattr(topics, role): partitions for role, partitions in PARTITIONS.items()}
+    return {**generated, topics.word_counts_output: 1}
+
+
+def _generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--events", type=count, default=60_000, metavar="N", help="how many (default: 60000)")
+    parser.add_argument(
+        "--seed", type=int, default=7, metavar="S", help="the same seed makes the same events (default: 7)"
+    )
+    parser.add_argument(
+        "--late",
+        type=share,
+        default=0.005,
+        metavar="SHARE",
+        help="too late for the watermark, 0 to 1 (default: 0.005)",
+    )
+    parser.add_argument(
+        "--duplicates", type=share, default=0.01, metavar="SHARE", help="sent twice, 0 to 1 (default: 0.01)"
+    )
+    parser.add_argument(
+        "--malformed",
+        type=share,
+        default=0.001,
+        metavar="SHARE",
+        help="breaking the contract, 0 to 1 (default: 0.001)",
+    )
+    parser.add_argument(
+        "--rate", type=positive, metavar="N", help="events a second (default: as fast as it goes)"
+    )
+    parser.add_argument(
+        "--hours",
+        type=positive,
+        default=6.0,
+        metavar="H",
+        help="of event time they spread over (default: 6)",
+    )
+
+
+def _generate(settings: Settings, arguments: Arguments) -> None:
+    from pipeline import console
+    from pipeline.devservices import generate
+
+    with console.counted(f"Generating {arguments.events} events", arguments.events) as progress:
+        sent = generate.generate(
+            settings.kafka.bootstrap_servers,
+            settings.kafka.topics,
+            events=arguments.events,
+            seed=arguments.seed,
+            late=arguments.late,
+            duplicates=arguments.duplicates,
+            malformed=arguments.malformed,
+            rate=arguments.rate,
+            hours=arguments.hours,
+            progress=progress,
+        )
+    by_topic = ", ".join(f"{count} to {topic}" for topic, count in sent.records.items())
+    planted = f"{sent.late} late, {sent.duplicates} duplicates, {sent.malformed} malformed, {sent.tombstones} tombstones"
+    console.write_lines([f"Sent {by_topic}; of these {planted}."])
+
+
+COMMANDS = [
+    Command(
+        "demo",
+        "embedded Kafka, seeded events, every layer, the agreement of the two",
+        _demo,
+        _demo_options,
+    ),
+    Command("up", "start the embedded Kafka and create the topics", _up),
+    Command("down", "stop the embedded Kafka", _down),
+    Command(
+        "generate",
+        "send seeded events: out of order, late, duplicated, malformed",
+        _generate,
+        _generate_options,
+    ),
+]
