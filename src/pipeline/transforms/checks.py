@@ -3,6 +3,9 @@
 Every function takes Columns and returns a Column that is null where the rule is broken *or* the field is absent, and
 none can throw, also in ANSI mode. The form of a number or a time is judged by a regular expression before any cast,
 because casts are more lenient than the contract (`" 1.5"`, `+5`, `٣`, a date without an offset).
+
+The usual spelling of a value takes a short way, of functions that compile to small Java methods; any other takes the
+careful one, which is `interpreted`.
 """
 
 from __future__ import annotations
@@ -27,16 +30,26 @@ from pipeline.contracts import (
 
 __all__ = [
     "amount",
+    "are_usual_items",
     "bound",
     "derived_total",
     "event_time",
     "failed",
-    "identifier",
+    "instant",
+    "interpreted",
+    "is_identifier",
     "item_is_broken",
     "typed_items",
+    "with_quantities",
 ]
 
-PLAIN_AMOUNT = r"\A(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,2}0{0,20})?\z"
+USUAL = r"(?!0\.0(?:,|\z))(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,2})?+"
+"""An amount as most write it; not 0.0, which may have been a number too small for a double."""
+
+USUAL_AMOUNT = rf"\A{USUAL}\z"
+USUAL_AMOUNTS = rf"\A{USUAL}(?:,{USUAL})*+\z"
+USUAL_IDENTIFIERS = rf"\A[^\x00]{{1,{MAX_ID_CHARACTERS}}}+(?:\x00[^\x00]{{1,{MAX_ID_CHARACTERS}}}+)*+\z"
+
 JSON_NUMBER = r"\A(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?\z"
 UNDERFLOW = r'"(?:total|price|cost|[^"\\]*+\\u[^"]*+)"[ \t\r\n]*+:[ \t\r\n]*+-?[0.]*+[1-9][0-9.]*+[eE]-0*+[1-9][0-9]{2}'
 MAX_EXPONENT_DIGITS = 9
@@ -52,21 +65,46 @@ def failed(holds: Column) -> Column:
     return ~F.coalesce(holds, F.lit(False))
 
 
-def identifier(text: Column) -> Column:
-    """The text where it has 1 to 128 characters (code points)."""
-    return F.when(F.length(text).between(1, MAX_ID_CHARACTERS), text)
+def bound(value: Column, body: Callable[[Column], Column]) -> Column:
+    """`body` of a value that is computed once: a lambda over a list of one is the only `let` Spark has.
+
+    Spark generates no code for a lambda, nor for what stands inside: see `interpreted`.
+    """
+    return F.get(F.transform(F.array(value), body), F.lit(0))
+
+
+def interpreted(value: Column) -> Column:
+    """The value, for which no code is generated: right for a branch that few rows take, and for nothing else.
+
+    The generated code of a projection is one method, to be compiled by every query anew, and the JVM leaves methods of
+    more than 8,000 bytecodes to its own interpreter for good.
+    """
+    return bound(F.lit(True), lambda _: value)
+
+
+def is_identifier(text: Column) -> Column:
+    """Whether the text has 1 to 128 characters (code points)."""
+    return F.length(text).between(1, MAX_ID_CHARACTERS)
 
 
 def amount(text: Column, document: Column) -> Column:
-    """An amount of money as decimal(12,2), exact: JSON's grammar, 0 ≤ amount < 10^10, at most 2 decimals by value.
+    """An amount of money as decimal(12,2), exact: JSON's grammar, 0 ≤ amount < 10^10, at most 2 decimals by value."""
+    return _amount(text, F.when(text.isNotNull(), interpreted(_unusual_amount(text, document))))
+
+
+def _amount(text: Column, unusual: Column) -> Column:
+    return F.when(text.rlike(USUAL_AMOUNT), text.try_cast(MONEY)).otherwise(unusual)
+
+
+def _unusual_amount(text: Column, document: Column) -> Column:
+    """The amount, however it is written.
 
     The parser reads JSON numbers through a double and prints them anew (1.23E7), so an exponent is no rarity, and a
     number too small for a double comes as 0.0: only the document itself then tells.
     """
     is_suspicious_zero = text.isin("0.0", "-0.0")
-    return F.when(is_suspicious_zero, F.when(~document.rlike(UNDERFLOW), F.lit(0).cast(MONEY))).otherwise(
-        F.when(text.rlike(PLAIN_AMOUNT), text.try_cast(MONEY)).otherwise(_amount_by_digits(text))
-    )
+    zero = F.when(~document.rlike(UNDERFLOW), F.lit(0).cast(MONEY))
+    return F.when(is_suspicious_zero, zero).otherwise(_amount_by_digits(text))
 
 
 def _amount_by_digits(text: Column) -> Column:
@@ -108,9 +146,30 @@ def _amount_of_parts(parts: Column) -> Column:
     )
 
 
-def bound(value: Column, body: Callable[[Column], Column]) -> Column:
-    """`body` of a value that is computed once: a lambda over a list of one is the only `let` Spark has."""
-    return F.get(F.transform(F.array(value), body), F.lit(0))
+def are_usual_items(items: Column, typed: Column) -> Column:
+    """Whether the lines keep every rule and are written as most are, so that `typed`, their plain cast, has all values.
+
+    Judged as whole lists, without a lambda. What the lists' separators hide is sent the careful way: a name with U+0000
+    in it, and a price such as 1,5, of which the cast makes null. `array_contains` is null, not false, among nulls.
+    """
+    ids, quantities = items["product_id"], items["quantity"]
+    return (
+        F.array_join(items["price"], ",", "?").rlike(USUAL_AMOUNTS)
+        & F.array_join(ids, "\0", "").rlike(USUAL_IDENTIFIERS)
+        & ~F.contains(F.array_join(ids, ""), F.lit("\0"))
+        & F.coalesce((F.array_min(quantities) > 0) & (F.array_max(quantities) <= MAX_QUANTITY), F.lit(True))
+        & ~F.array_contains(typed["price"], F.lit(-1).cast(MONEY))
+    )
+
+
+def with_quantities(typed: Column) -> Column:
+    """Typed lines, an absent quantity being 1; `array_contains` is null where one is absent."""
+
+    def with_quantity(item: Column) -> Column:
+        return item.withField("quantity", F.coalesce(item["quantity"], F.lit(1)))
+
+    have_all = ~F.array_contains(typed["quantity"], 0)
+    return F.when(typed.isNull() | have_all, typed).otherwise(F.transform(typed, with_quantity))
 
 
 def typed_items(items: Column, document: Column) -> Column:
@@ -119,8 +178,8 @@ def typed_items(items: Column, document: Column) -> Column:
     def typed(item: Column) -> Column:
         quantity = F.coalesce(item["quantity"], F.lit(1))
         return F.struct(
-            identifier(item["product_id"]).alias("product_id"),
-            amount(item["price"], document).alias("price"),
+            F.when(is_identifier(item["product_id"]), item["product_id"]).alias("product_id"),
+            _amount(item["price"], _unusual_amount(item["price"], document)).alias("price"),
             F.when(quantity.between(1, MAX_QUANTITY), quantity.try_cast(T.IntegerType())).alias("quantity"),
         )
 
@@ -142,18 +201,17 @@ def derived_total(items: Column) -> Column:
     return F.when(F.size(items) > 0, total.try_cast(MONEY))
 
 
-def event_time(text: Column, kafka_timestamp: Column) -> Column:
-    """The instant, where it is complete, from the year 2000 on, and at most 5 minutes ahead of its record."""
-    instant = F.when(text.rlike(UTC_INSTANT), text.try_cast(T.TimestampType())).when(
-        text.rlike(OFFSET_INSTANT), _instant_with_offset(text)
-    )
+def instant(text: Column) -> Column:
+    """The instant that a complete date and time with its offset names."""
+    usual = F.when(text.rlike(UTC_INSTANT), text.try_cast(T.TimestampType()))
+    return usual.when(text.rlike(OFFSET_INSTANT), interpreted(_instant_with_offset(text)))
+
+
+def event_time(named: Column, kafka_timestamp: Column) -> Column:
+    """The named instant, where it is from the year 2000 on and at most 5 minutes ahead of its record."""
     first = F.lit(dt.datetime(FIRST_YEAR, 1, 1, tzinfo=dt.timezone.utc))
-    skew = F.make_dt_interval(mins=F.lit(MAX_CLOCK_SKEW_MINUTES))
-
-    def judged(instant: Column) -> Column:
-        return F.when((instant >= first) & (instant - skew <= kafka_timestamp), instant)
-
-    return bound(instant, judged)
+    earliest_micros = F.unix_micros(named) - MAX_CLOCK_SKEW_MINUTES * 60_000_000
+    return F.when((named >= first) & (earliest_micros <= F.unix_micros(kafka_timestamp)), named)
 
 
 def _instant_with_offset(text: Column) -> Column:

@@ -3,11 +3,16 @@
 The verdict is a function of value and Kafka timestamp alone. A value is parsed once, every field as text, because the
 rules are about how a value is written; only a value that does not fit the schema is parsed again, to tell an `items` of
 the wrong shape from text that is no JSON.
+
+The work is a chain of projections, each of which names what the next one uses more than once: within one projection
+Spark would compute it at every use. What only odd records need is `interpreted`, to keep the usual way short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import reduce
+from operator import and_
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -20,6 +25,7 @@ from pipeline.contracts import (
     DEAD,
     DEAD_LETTERS,
     EVENT_TYPES,
+    ITEMS,
     LINES,
     MAX_VALUE_BYTES,
     NOT_JSON,
@@ -41,13 +47,17 @@ from pipeline.contracts import (
 )
 from pipeline.transforms.checks import (
     amount,
+    are_usual_items,
     bound,
     derived_total,
     event_time,
     failed,
-    identifier,
+    instant,
+    interpreted,
+    is_identifier,
     item_is_broken,
     typed_items,
+    with_quantities,
 )
 
 __all__ = ["accepted_orders", "accepted_products", "classify", "dead_letters", "text_lines"]
@@ -102,8 +112,11 @@ def classify(records: DataFrame) -> DataFrame:
     record's kind is filled, and only when the fate is accepted. Runs on batches and streams alike.
     """
     return (
-        records.withColumn("document", _once(_document()))
+        records.withColumn("parsed", _once(_parsed()))
+        .withColumn("document", _document())
         .withColumns(_values())
+        .withColumns(_judged_values())
+        .withColumn("total", _total())
         .withColumn("violations", _once(_violations()))
         .select(*RAW_EVENTS.names, "kind", _fate().alias("fate"), "violations", *_events())
     )
@@ -158,19 +171,22 @@ def _is_too_large() -> Column:
     return F.octet_length("value") > MAX_VALUE_BYTES
 
 
-def _document() -> Column:
-    """The value as a DOCUMENT, null where it is none; CORRUPT is set in it where `items` has the wrong shape."""
+def _parsed() -> Column:
+    """The value read as a DOCUMENT, null where it cannot be one; CORRUPT is set in it where it does not fit."""
+    text = _text()
     is_candidate = (
         F.col("kind").isin(ORDERS, PRODUCTS)
         & ~_is_too_large()
-        & F.is_valid_utf8(_text())
-        & _text().rlike(STARTS_AN_OBJECT)
+        & F.is_valid_utf8(text)
+        & (F.startswith(text, F.lit("{")) | text.rlike(STARTS_AN_OBJECT))
     )
+    return F.when(is_candidate, F.from_json(text, DOCUMENT, JSON_OPTIONS))
 
-    def judged(parsed: Column) -> Column:
-        return F.when(parsed[CORRUPT].isNull(), parsed).otherwise(_reread_document())
 
-    return F.when(is_candidate, bound(F.from_json(_text(), DOCUMENT, JSON_OPTIONS), judged))
+def _document() -> Column:
+    """The value as a DOCUMENT, null where it is none; CORRUPT is set in it where `items` has the wrong shape."""
+    fits = F.col(f"parsed.{CORRUPT}").isNull()
+    return F.when(fits, F.col("parsed")).otherwise(_reread_document())
 
 
 def _reread_document() -> Column:
@@ -199,28 +215,44 @@ def _reread_document() -> Column:
 
 
 def _values() -> dict[str, Column]:
-    """The typed values of a document; a value is null where absent or against its rule."""
-    document = F.col("document")
-    is_order, is_product = F.col("kind") == ORDERS, F.col("kind") == PRODUCTS
+    """The values of a document, cast; an amount is null where absent or against its rule, the others may be wrong."""
+    is_order, is_product, text = F.col("kind") == ORDERS, F.col("kind") == PRODUCTS, _text()
     return {
-        "lines": F.when(is_order, bound(typed_items(document["items"], _text()), _lines)),
-        "total": F.when(is_order, amount(document["total"], _text())),
-        "price": F.when(is_product, amount(document["price"], _text())),
-        "cost": F.when(is_product, amount(document["cost"], _text())),
-        "event_time": event_time(document["timestamp"], F.col("kafka_timestamp")),
+        "cast_items": F.when(is_order, F.col("document.items").try_cast(ITEMS)),
+        "total": F.when(is_order, amount(F.col("document.total"), text)),
+        "price": F.when(is_product, amount(F.col("document.price"), text)),
+        "cost": F.when(is_product, amount(F.col("document.cost"), text)),
+        "instant": instant(F.col("document.timestamp")),
+    }
+
+
+def _judged_values() -> dict[str, Column]:
+    """The typed lines with whether they break a rule, and the event time, null where absent or against its rule."""
+    items, cast_items = F.col("document.items"), F.col("cast_items")
+    are_usual = items.isNull() | are_usual_items(items, cast_items)
+    usual = F.struct(with_quantities(cast_items).alias("items"), F.lit(False).alias("is_broken"))
+    careful = bound(typed_items(items, _text()), _lines)
+    fits = F.col(f"document.{CORRUPT}").isNull()
+    return {
+        "lines": F.when(F.col("kind") == ORDERS, F.when(fits & are_usual, usual).otherwise(careful)),
+        "event_time": event_time(F.col("instant"), F.col("kafka_timestamp")),
     }
 
 
 def _lines(items: Column) -> Column:
-    """Typed items, whether they break a rule, and the total they give a creation that names none."""
-    document = F.col("document")
-    is_broken = document[CORRUPT].isNotNull() | F.coalesce(F.exists(items, item_is_broken), F.lit(False))
-    needs_total = document["total"].isNull() & (document["event_type"] == ORDER_CREATED)
-    return F.struct(
-        items.alias("items"),
-        is_broken.alias("is_broken"),
-        F.when(needs_total & ~is_broken, derived_total(items)).alias("total"),
-    )
+    is_broken = F.col(f"document.{CORRUPT}").isNotNull() | F.exists(items, item_is_broken)
+    return F.struct(items.alias("items"), F.coalesce(is_broken, F.lit(False)).alias("is_broken"))
+
+
+def _needs_total() -> Column:
+    is_created = F.col("document.event_type") == ORDER_CREATED
+    return F.col("document.total").isNull() & is_created & ~F.col("lines.is_broken")
+
+
+def _total() -> Column:
+    """The total that is named, or that the lines give a creation that names none."""
+    derived = F.when(_needs_total(), interpreted(derived_total(F.col("lines.items"))))
+    return F.coalesce(F.col("total"), derived)
 
 
 def _violations() -> Column:
@@ -253,32 +285,25 @@ def _events() -> list[Column]:
     ]
 
 
-def _total() -> Column:
-    return F.coalesce(F.col("total"), F.col("lines")["total"])
-
-
 def _order_checks() -> dict[str, Column]:
-    document = F.col("document")
-    is_created = document["event_type"] == ORDER_CREATED
-    is_broken = F.col("lines")["is_broken"]
-    needs_total = document["total"].isNotNull() | (is_created & ~is_broken)
+    event_type, status = F.col("document.event_type"), F.col("document.status")
+    is_named = F.col("document.total").isNotNull()
     return {
-        "event_type": document["event_type"].isin(*EVENT_TYPES),
-        "order_id": identifier(document["order_id"]).isNotNull(),
-        "customer_id": identifier(document["customer_id"]).isNotNull(),
-        "total": _total().isNotNull() | ~F.coalesce(needs_total, F.lit(False)),
-        "status": document["status"].isNull() | document["status"].isin(*STATUSES),
-        "items": ~is_broken,
+        "event_type": event_type.isin(*EVENT_TYPES),
+        "order_id": is_identifier(F.col("document.order_id")),
+        "customer_id": is_identifier(F.col("document.customer_id")),
+        "total": F.col("total").isNotNull() | ~(is_named | F.coalesce(_needs_total(), F.lit(False))),
+        "status": status.isNull() | status.isin(*STATUSES),
+        "items": ~F.col("lines.is_broken"),
         "timestamp": F.col("event_time").isNotNull(),
     }
 
 
 def _product_checks() -> dict[str, Column]:
-    document = F.col("document")
     return {
-        "product_id": identifier(document["product_id"]).isNotNull(),
-        "name": identifier(document["name"]).isNotNull(),
-        "product_category": identifier(document["product_category"]).isNotNull(),
+        "product_id": is_identifier(F.col("document.product_id")),
+        "name": is_identifier(F.col("document.name")),
+        "product_category": is_identifier(F.col("document.product_category")),
         "price": F.col("price").isNotNull(),
         "cost": F.col("cost").isNotNull(),
         "timestamp": F.col("event_time").isNotNull(),
@@ -286,31 +311,24 @@ def _product_checks() -> dict[str, Column]:
 
 
 def _order() -> Column:
-    document = F.col("document")
-    default_status = F.when(document["event_type"] == ORDER_CANCELLED, CANCELLED).otherwise(PENDING)
-    values = {
-        "event_type": document["event_type"],
-        "order_id": document["order_id"],
-        "customer_id": document["customer_id"],
-        "total": _total(),
-        "status": F.coalesce(document["status"], default_status),
-        "items": F.col("lines")["items"],
+    default_status = F.when(F.col("document.event_type") == ORDER_CANCELLED, CANCELLED).otherwise(PENDING)
+    known = {
+        "total": F.col("total"),
+        "status": F.coalesce("document.status", default_status),
+        "items": F.col("lines.items"),
         "event_time": F.col("event_time"),
     }
-    return F.struct(*[values[name].alias(name) for name in ORDER.names])
+    return _struct(ORDER, known)
 
 
 def _product() -> Column:
-    document = F.col("document")
-    values = {
-        "product_id": document["product_id"],
-        "name": document["name"],
-        "product_category": document["product_category"],
-        "price": F.col("price"),
-        "cost": F.col("cost"),
-        "event_time": F.col("event_time"),
-    }
-    return F.struct(*[values[name].alias(name) for name in PRODUCT.names])
+    return _struct(PRODUCT, {name: F.col(name) for name in ("price", "cost", "event_time")})
+
+
+def _struct(table: T.StructType, known: Mapping[str, Column]) -> Column:
+    """The table's fields: the known values, and the others as the document has them."""
+    values = {name: F.col(f"document.{name}") for name in table.names if name not in known} | {**known}
+    return F.struct(*[values[name].alias(name) for name in table.names])
 
 
 def _names(*names: str) -> Column:
@@ -319,11 +337,7 @@ def _names(*names: str) -> Column:
 
 def _failures(checks: Mapping[str, Column]) -> Column:
     """The names of the checks that fail, in the mapping's order."""
-    has_none = ~failed(_all(list(checks.values())))
     failures = [F.when(failed(holds), F.lit(name)) for name, holds in checks.items()]
-    nothing = F.array(F.lit(None).cast("string"))
-    return F.when(has_none, _names()).otherwise(F.array_except(F.array(*failures), nothing))
-
-
-def _all(conditions: Sequence[Column]) -> Column:
-    return F.coalesce(*[F.when(failed(holds), F.lit(False)) for holds in conditions], F.lit(True))
+    return F.when(reduce(and_, checks.values()), _names()).otherwise(
+        interpreted(F.array_compact(F.array(*failures)))
+    )
