@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from pyspark.util import inheritable_thread_target
 
 from pipeline import batch, console, ingest, reconcile, rendering, serving, speed
 from pipeline.contracts import ORDER_IDENTITY
@@ -49,10 +51,8 @@ def run(settings: Settings, *, events: int, seed: int, keep: bool) -> int:
             kafka.create_topics(bootstrap, {here.kafka.topics.word_counts_output: 1})
         with console.step("starting Spark"):
             spark = session(here)
-        with console.step("ingest: Kafka → raw_events, order_events, product_events, dead_letters"):
-            ingest.run(here, once=True)
-        with console.step("speed: the five views as streams"):
-            speed.run(here, once=True)
+        with console.step("streaming: Kafka → the log, and Kafka → the five views, side by side"):
+            _side_by_side(spark, lambda: ingest.run(here, once=True), lambda: speed.run(here, once=True))
         batch.run(here)
         agreements = reconcile.run(here)
         _tell_top_customers(here)
@@ -61,6 +61,14 @@ def run(settings: Settings, *, events: int, seed: int, keep: bool) -> int:
         if keep:
             _tell_how_to_go_on(here)
     return 0 if _agree(agreements) else 1
+
+
+def _side_by_side(spark: SparkSession, *jobs: Callable[[], None]) -> None:
+    """Run the jobs in threads of this session; the first error is raised when all have ended."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        running = [pool.submit(inheritable_thread_target(spark)(job)) for job in jobs]
+    for job in running:
+        job.result()
 
 
 @contextmanager

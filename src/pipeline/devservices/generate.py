@@ -33,7 +33,7 @@ CATALOGUE = 200
 CUSTOMERS_PER_EVENT = 1_000 / 50_000
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
-_PRODUCTS_SHARE, _TEXT_SHARE = 0.06, 0.04
+_PRODUCTS_SHARE, _TEXT_SHARE = 0.02, 0.04
 _CANCELLED_SHARE, _OUT_OF_ORDER_SHARE, _TOMBSTONE_SHARE = 0.08, 0.05, 0.0005
 _MINUTE_MS = 60_000
 _CATEGORIES = ("books", "coffee", "garden", "kitchen", "music", "outdoor", "toys", "wool")
