@@ -19,12 +19,15 @@ setup(
     install_requires=[
         "confluent-kafka==2.16.1",
         "delta-spark==4.4.0",  # 4.4.1 has no jar for Spark 4.2
+        "deltalake==1.6.6",  # Delta tables without a JVM
+        "duckdb==2.0.0",
         "pandas==2.3.3",  # 3.x breaks pyspark.testing and turns null strings into nan
         "protobuf==7.36.2",  # transformWithState talks to its Python worker in protobuf
         "pyarrow==25.0.1",  # the last one for Python 3.10
         "pyspark==4.2.0",
         "pyyaml==6.0.3",
         "rich==15.0.0",
+        "sqlglot==30.30.0",  # reads what --where says
     ],
     extras_require={
         "test": [

@@ -219,7 +219,7 @@ ROWS = [
 
 
 def test_rows_as_json(stand_in: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:
-    calls = stand_in("serving", "query", (COLUMNS, iter(ROWS)))
+    calls = stand_in("querying", "query", (COLUMNS, iter(ROWS)))
     words = [
         "customer_hourly_spend",
         "--format",
@@ -262,7 +262,7 @@ def test_rows_as_json(stand_in: Callable[..., Calls], capsys: pytest.CaptureFixt
 
 
 def test_rows_as_csv(stand_in: Callable[..., Calls], capsys: pytest.CaptureFixture[str]) -> None:
-    stand_in("serving", "query", (COLUMNS, iter(ROWS)))
+    stand_in("querying", "query", (COLUMNS, iter(ROWS)))
     assert cli.main(["query", "customer_hourly_spend", "--format", "csv"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "customer_id,window_start,hourly_spend,order_count,is_final",
@@ -274,7 +274,7 @@ def test_rows_as_csv(stand_in: Callable[..., Calls], capsys: pytest.CaptureFixtu
 def test_rows_as_a_table_are_not_cut(
     stand_in: Callable[..., Calls], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in("serving", "query", (["word", "count"], [("[bold]" + "x" * 200, 12)]))
+    stand_in("querying", "query", (["word", "count"], [("[bold]" + "x" * 200, 12)]))
     assert cli.main(["query", "word_counts"]) == 0
     assert "[bold]" + "x" * 200 in capsys.readouterr().out
 

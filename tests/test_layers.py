@@ -20,13 +20,13 @@ LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "cli.", "demo", "devservices.", "rendering"},
     "assembly": {
         "ingest",
-        "speed", "batch", "serving", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
+        "speed", "batch", "serving", "querying", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
         "status", "report", "maintain", "quality",
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "kafka_check", "jars", "java",
     },
-    "pure": {"transforms.", "decode", "checks", "windows", "joins", "state", "views"},
+    "pure": {"transforms.", "views", "served", "conditions"},
     "contracts": {"contracts"},
     "errors": {"errors", "__init__"},
 }  # fmt: skip

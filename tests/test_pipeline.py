@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from lake import by_key, kinds_of, rows_of, topics_of
-from pipeline import batch, ingest, reconcile, serving, speed
+from pipeline import batch, ingest, querying, reconcile, serving, speed
 from pipeline.devservices import generate
+from pipeline.served import Layer
 from pipeline.settings import Settings, Topics
 from pipeline.tables import DEAD_LETTERS, LATE_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
 from pipeline.views import NAMES, VIEWS
@@ -159,6 +161,33 @@ def test_served_totals_are_batch_plus_the_served_hours_after(spark: SparkSession
         assert row["total_spend"] == sum(hour["hourly_spend"] for hour in mine)
         assert row["order_count"] == sum(hour["order_count"] for hour in mine)
     assert set(totals) == {hour["customer_id"] for hour in hours}
+
+
+@pytest.mark.parametrize("layer", ["served", "speed", "batch"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_without_spark_gives_the_rows_that_spark_gives(
+    spark: SparkSession, played: Played, name: str, layer: Layer
+) -> None:
+    columns, rows = querying.query(played.settings, name, layer=layer)
+    found = [
+        {
+            column: value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) else value
+            for column, value in zip(columns, row, strict=True)
+        }
+        for row in rows
+    ]
+    assert by_key(found) == rows_of(serving.read(spark, played.settings, VIEWS[name], layer=layer))
+
+
+def test_a_query_sorts_and_filters_as_spark_does(spark: SparkSession, played: Played) -> None:
+    where = "order_count >= 2 AND customer_id LIKE 'c-%' AND window_start >= '2026-01-01T06:00:00Z'"
+    _, rows = querying.query(
+        played.settings, "customer_hourly_spend", where=where, order_by=("hourly_spend", True), limit=5
+    )
+    spend = serving.read(spark, played.settings, VIEWS["customer_hourly_spend"]).where(where)
+    expected = [tuple(row) for row in spend.orderBy(F.desc("hourly_spend")).limit(5).collect()]
+    assert len(expected) == 5
+    assert list(rows) == expected
 
 
 def test_served_views_are_tables_of_the_catalog(spark: SparkSession, played: Played) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lake import at, order, rows_of, send
-from pipeline import batch, ingest, serving, speed
+from pipeline import batch, ingest, querying, serving, speed
 from pipeline.errors import CheckpointMismatch, RefusedToStart, UsageError
 from pipeline.settings import Settings
 from pipeline.streaming import guarded
@@ -103,15 +103,15 @@ def test_speed_reads_the_log_by_setting(spark: SparkSession, settings: Settings)
 
 def test_what_cannot_be_asked_is_told(spark: SparkSession, settings: Settings) -> None:
     with pytest.raises(RefusedToStart):
-        serving.query(settings, SPEND.name)
+        querying.query(settings, SPEND.name)
     with pytest.raises(RefusedToStart):
         batch.run(settings)
     send(settings, [order("o1")])
     speed.run(settings, views=[SPEND.name], once=True)
     with pytest.raises(UsageError):
-        serving.query(settings, SPEND.name, where="no_such_column = 1")
+        querying.query(settings, SPEND.name, where="no_such_column = 1")
     with pytest.raises(UsageError):
-        serving.query(settings, SPEND.name, where="customer_id = ")
-    columns, rows = serving.query(settings, SPEND.name, where="customer_id = 'c1'")
+        querying.query(settings, SPEND.name, where="customer_id = ")
+    columns, rows = querying.query(settings, SPEND.name, where="customer_id = 'c1'")
     assert columns == [*SPEND.columns, "is_final"]
     assert len(list(rows)) == 1

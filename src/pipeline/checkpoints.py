@@ -56,29 +56,29 @@ class _Entry:
     ends: tuple[Mapping[tuple[str, int], int], ...]
 
 
-def generation(spark: SparkSession, checkpoint: str) -> str | None:
+def generation(spark: SparkSession | None, checkpoint: str) -> str | None:
     """The query id in the checkpoint: a new checkpoint is a new generation. None where there is no checkpoint yet."""
     text = files.read_text(spark, f"{checkpoint}/metadata")
     return str(json.loads(text)["id"]) if text else None
 
 
-def last_batch(spark: SparkSession, checkpoint: str) -> int | None:
+def last_batch(spark: SparkSession | None, checkpoint: str) -> int | None:
     """The newest batch that was begun."""
     return _newest(spark, f"{checkpoint}/offsets")
 
 
-def last_committed_batch(spark: SparkSession, checkpoint: str) -> int | None:
+def last_committed_batch(spark: SparkSession | None, checkpoint: str) -> int | None:
     return _newest(spark, f"{checkpoint}/commits")
 
 
-def newest_watermark(spark: SparkSession, checkpoint: str) -> datetime | None:
+def newest_watermark(spark: SparkSession | None, checkpoint: str) -> datetime | None:
     """By which the newest finished batch closed windows and state; what is at or before it will not change any more."""
     newest = last_committed_batch(spark, checkpoint)
     entry = _entry(spark, checkpoint, newest) if newest is not None else None
     return entry.watermark if entry else None
 
 
-def finished_since(spark: SparkSession, checkpoint: str, known: int) -> list[MicroBatch]:
+def finished_since(spark: SparkSession | None, checkpoint: str, known: int) -> list[MicroBatch]:
     """The finished batches after `known` that Spark still keeps, each with the one before it."""
     newest = last_committed_batch(spark, checkpoint)
     if newest is None:
@@ -90,7 +90,7 @@ def finished_since(spark: SparkSession, checkpoint: str, known: int) -> list[Mic
     return [micro_batch(spark, checkpoint, number) for number in numbers]
 
 
-def micro_batch(spark: SparkSession, checkpoint: str, batch_id: int) -> MicroBatch:
+def micro_batch(spark: SparkSession | None, checkpoint: str, batch_id: int) -> MicroBatch:
     """What batch `batch_id` read, of Kafka sources. Raises FileNotFoundError where its offsets are not kept any more."""
     entry = _entry(spark, checkpoint, batch_id)
     if entry is None:
@@ -105,7 +105,7 @@ def micro_batch(spark: SparkSession, checkpoint: str, batch_id: int) -> MicroBat
 
 
 def _ranges(
-    spark: SparkSession, checkpoint: str, entry: _Entry, before: _Entry | None
+    spark: SparkSession | None, checkpoint: str, entry: _Entry, before: _Entry | None
 ) -> Iterator[OffsetRange]:
     for source, ends in enumerate(entry.ends):
         known = before.ends[source] if before and source < len(before.ends) else {}
@@ -116,13 +116,13 @@ def _ranges(
                 yield OffsetRange(source, topic, partition, first, end)
 
 
-def _initial(spark: SparkSession, checkpoint: str, source: int) -> Mapping[tuple[str, int], int]:
+def _initial(spark: SparkSession | None, checkpoint: str, source: int) -> Mapping[tuple[str, int], int]:
     """Where a Kafka source began; it keeps that beside the offset log."""
     text = files.read_text(spark, f"{checkpoint}/sources/{source}/0")
     return _kafka_offsets(text[text.index("{") :]) if text else {}
 
 
-def _entry(spark: SparkSession, checkpoint: str, batch_id: int) -> _Entry | None:
+def _entry(spark: SparkSession | None, checkpoint: str, batch_id: int) -> _Entry | None:
     text = files.read_text(spark, f"{checkpoint}/offsets/{batch_id}")
     if text is None:
         return None
@@ -144,5 +144,5 @@ def _kafka_offsets(text: str) -> Mapping[tuple[str, int], int]:
     }
 
 
-def _newest(spark: SparkSession, folder: str) -> int | None:
+def _newest(spark: SparkSession | None, folder: str) -> int | None:
     return max((int(name) for name in files.names(spark, folder) if name.isdigit()), default=None)

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.util import inheritable_thread_target
 
-from pipeline import batch, console, ingest, reconcile, rendering, serving, speed
+from pipeline import batch, console, ingest, querying, reconcile, rendering, speed
 from pipeline.contracts import ORDER_IDENTITY
 from pipeline.devservices import generate, kafka
 from pipeline.reconcile import Agreement
@@ -97,7 +97,7 @@ def _settings(settings: Settings, bootstrap: str, lake: Path, events: int) -> Se
 
 
 def _tell_top_customers(settings: Settings) -> None:
-    columns, rows = serving.query(
+    columns, rows = querying.query(
         settings, "customer_hourly_spend", order_by=("hourly_spend", True), limit=10
     )
     console.write_lines(

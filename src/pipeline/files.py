@@ -1,4 +1,4 @@
-"""Small text files of the lake, on whatever file system Hadoop knows."""
+"""Small text files of the lake: on this machine read as they are, elsewhere through Hadoop, which needs a session."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from pipeline.tables import local_path
+
 __all__ = ["names", "read_text", "remove", "write_text"]
 
 
-def read_text(spark: SparkSession, location: str) -> str | None:
+def read_text(spark: SparkSession | None, location: str) -> str | None:
     """The file's text; None where there is no such file."""
+    local = local_path(location)
+    if local is not None:
+        return local.read_text(encoding="utf-8") if local.is_file() else None
+    spark = _required(spark, location)
     path, system = _path(spark, location)
     if not system.exists(path):
         return None
@@ -30,9 +36,12 @@ def write_text(spark: SparkSession, location: str, text: str) -> None:
         stream.close()
 
 
-def names(spark: SparkSession, location: str) -> list[str]:
+def names(spark: SparkSession | None, location: str) -> list[str]:
     """The names of what lies in the folder, sorted; none where there is no such folder."""
-    path, system = _path(spark, location)
+    local = local_path(location)
+    if local is not None:
+        return sorted(entry.name for entry in local.iterdir()) if local.is_dir() else []
+    path, system = _path(_required(spark, location), location)
     if not system.exists(path):
         return []
     return sorted(status.getPath().getName() for status in system.listStatus(path))
@@ -42,6 +51,12 @@ def remove(spark: SparkSession, location: str) -> None:
     """Remove the file or folder, with all in it."""
     path, system = _path(spark, location)
     system.delete(path, True)
+
+
+def _required(spark: SparkSession | None, location: str) -> SparkSession:
+    if spark is None:
+        raise ValueError(f"{location} is not on this machine: reading it takes a session")
+    return spark
 
 
 def _path(spark: SparkSession, location: str) -> tuple[Any, Any]:

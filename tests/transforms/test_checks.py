@@ -147,7 +147,9 @@ def test_event_times(spark: SparkSession) -> None:
     found = outcomes(
         spark,
         [text for text, _ in TIMES],
-        lambda text: F.date_format(event_time(instant(text), F.lit(KAFKA_TIME)), "yyyy-MM-dd HH:mm:ss.SSSSSS"),
+        lambda text: F.date_format(
+            event_time(instant(text), F.lit(KAFKA_TIME)), "yyyy-MM-dd HH:mm:ss.SSSSSS"
+        ),
     )
     wrong = [(text, got, want) for (text, want), got in zip(TIMES, found, strict=True) if got != want]
     assert wrong == []
@@ -155,7 +157,9 @@ def test_event_times(spark: SparkSession) -> None:
 
 def test_no_event_time_without_a_kafka_timestamp(spark: SparkSession) -> None:
     nothing = F.lit(None).cast("timestamp")
-    assert outcomes(spark, ["2026-01-05T12:00:00Z"], lambda text: event_time(instant(text), nothing)) == [None]
+    assert outcomes(spark, ["2026-01-05T12:00:00Z"], lambda text: event_time(instant(text), nothing)) == [
+        None
+    ]
 
 
 def test_identifiers(spark: SparkSession) -> None:

@@ -30,9 +30,9 @@ def _query_options(parser: argparse.ArgumentParser) -> None:
 def _query(settings: Settings, arguments: Arguments) -> None:
     (view,) = known_views([arguments.view])
     order_by = sorting(arguments.order_by)
-    from pipeline import console, rendering, serving
+    from pipeline import console, querying, rendering
 
-    columns, rows = serving.query(
+    columns, rows = querying.query(
         settings, view, layer=arguments.layer, where=arguments.where, limit=arguments.limit, order_by=order_by
     )
     if arguments.format == "json":

@@ -1,0 +1,141 @@
+"""The rule of the merge, in one place: batch rows before the horizon, speed rows from it on.
+
+It is SQL over relations that whoever asks makes known by name: Spark for notebooks and jobs, DuckDB for `pipeline query`.
+Table versions are pinned before anything is read, so an answer is of one published batch, never of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pipeline.errors import RefusedToStart
+from pipeline.views import VIEWS, View
+
+__all__ = ["Layer", "State", "Table", "columns_of", "layer_sql", "needed_views"]
+
+Layer = Literal["served", "speed", "batch"]
+
+_NO_HORIZON = "0001-01-01 00:00:00"
+
+_SPEND = """
+SELECT *, TRUE AS is_final FROM {batch}
+UNION ALL
+SELECT *, COALESCE(window_end <= {watermark}, FALSE) AS is_final FROM {speed} WHERE window_end > {horizon}
+"""
+
+_ROWS = """
+SELECT * FROM {batch}
+UNION ALL
+SELECT * FROM {speed} WHERE {settles_by} >= {horizon}
+"""
+
+_TOTALS = """
+SELECT customer_id, CAST(SUM(order_count) AS BIGINT) AS order_count,
+       CAST(SUM(total_spend) AS DECIMAL(38, 2)) AS total_spend, MAX(last_event_time) AS last_event_time
+FROM (
+    SELECT customer_id, order_count, total_spend, last_event_time FROM {batch}
+    UNION ALL
+    SELECT customer_id, order_count, hourly_spend, last_event_time FROM ({spend}) AS spend
+    WHERE window_start >= {horizon}
+) AS parts
+GROUP BY customer_id
+"""
+
+_COUNTS = "SELECT * FROM {speed}"
+
+_SPEND_VIEW = VIEWS["customer_hourly_spend"]
+_TOTALS_VIEW = VIEWS["customer_totals"]
+_COUNTS_VIEW = VIEWS["word_counts"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One version of a view's table."""
+
+    path: str
+    version: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What a view's two tables hold at one moment; None where one does not exist yet.
+
+    `watermark` is the one by which the speed layer has closed windows.
+    """
+
+    view: View
+    batch: Table | None
+    speed: Table | None
+    horizon: datetime | None
+    watermark: datetime | None
+
+
+def needed_views(view: View) -> tuple[View, ...]:
+    """The views whose tables a served answer about this one takes rows from."""
+    return (view, _SPEND_VIEW) if view is _TOTALS_VIEW else (view,)
+
+
+def columns_of(view: View, layer: Layer) -> list[str]:
+    """What a reader sees; the served spend has `is_final` too."""
+    has_finality = layer == "served" and view is _SPEND_VIEW
+    return [*view.columns, "is_final"] if has_finality else [*view.columns]
+
+
+def layer_sql(view: View, layer: Layer, states: dict[str, State], relation: Callable[[Table], str]) -> str:
+    """A query for the rows of one layer; `states` has one of each of the needed views, `relation` names a table.
+
+    Raises RefusedToStart where the layer has no table yet.
+    """
+    state = states[view.name]
+    table = {"speed": state.speed, "batch": state.batch}.get(layer)
+    if layer != "served" and table is None:
+        raise _nothing_yet(view, layer)
+    rows = f"SELECT * FROM {relation(table)}" if table else _served_sql(view, states, relation)
+    columns = ", ".join(columns_of(view, layer))
+    return f"SELECT {columns} FROM ({rows}) AS rows_of_layer"
+
+
+def _served_sql(view: View, states: dict[str, State], relation: Callable[[Table], str]) -> str:
+    used = [states[each.name] for each in needed_views(view)]
+    if all(state.batch is None and state.speed is None for state in used):
+        raise _nothing_yet(view, "served")
+    state = states[view.name]
+    if view is _TOTALS_VIEW:
+        return _merge(_TOTALS, state, relation, spend=_merge(_SPEND, states[_SPEND_VIEW.name], relation))
+    if view is _COUNTS_VIEW:
+        return _merge(_COUNTS, state, relation)
+    return _merge(_SPEND if view is _SPEND_VIEW else _ROWS, state, relation)
+
+
+def _merge(rule: str, state: State, relation: Callable[[Table], str], **parts: str) -> str:
+    """The rule with its tables and times filled in; none of them comes from a user's text."""
+    return rule.format(
+        batch=relation(state.batch) if state.batch else _no_rows(state.view),
+        speed=relation(state.speed) if state.speed else _no_rows(state.view),
+        horizon=_timestamp(state.horizon) if state.horizon else f"TIMESTAMP '{_NO_HORIZON}'",
+        watermark=_timestamp(state.watermark) if state.watermark else "NULL",
+        settles_by=state.view.settles_by,
+        **parts,
+    )
+
+
+def _no_rows(view: View) -> str:
+    columns = ", ".join(
+        f"CAST(NULL AS {field.dataType.simpleString()}) AS {field.name}" for field in view.schema
+    )
+    return f"(SELECT {columns} WHERE FALSE)"
+
+
+def _timestamp(time: datetime) -> str:
+    return f"TIMESTAMP '{time:%Y-%m-%d %H:%M:%S.%f}'"
+
+
+def _nothing_yet(view: View, layer: Layer) -> RefusedToStart:
+    command = "batch" if layer == "batch" else "speed"
+    return RefusedToStart(
+        f"{view.name} has no {layer} rows yet in this lake.\n"
+        f"Run `pipeline {command} {view.name}` first, or set lake.root to the lake you mean."
+    )
