@@ -1,22 +1,23 @@
-"""Small text files of the lake: on this machine read as they are, elsewhere through Hadoop, which needs a session."""
+"""Small text files of the lake, on whatever file system Hadoop knows, with its checksums; without a session those of this machine."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 from pipeline.tables import local_path
 
-__all__ = ["names", "read_text", "remove", "write_text"]
+__all__ = ["exists", "names", "read_text", "remove", "replace_text", "write_atomically", "write_text"]
 
 
 def read_text(spark: SparkSession | None, location: str) -> str | None:
     """The file's text; None where there is no such file."""
-    local = local_path(location)
-    if local is not None:
+    if spark is None:
+        local = _local(location)
         return local.read_text(encoding="utf-8") if local.is_file() else None
-    spark = _required(spark, location)
     path, system = _path(spark, location)
     if not system.exists(path):
         return None
@@ -36,12 +37,54 @@ def write_text(spark: SparkSession, location: str, text: str) -> None:
         stream.close()
 
 
+def replace_text(spark: SparkSession, location: str, text: str) -> None:
+    """Write the file so that, whenever the machine stops, it holds the old text or the new one, and after this the new."""
+    file = local_path(location)
+    if file is None:
+        write_atomically(spark, location, text)
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.new")
+    with fresh.open("w", encoding="utf-8") as written:
+        written.write(text)
+        written.flush()
+        os.fsync(written.fileno())
+    fresh.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_atomically(spark: SparkSession, location: str, text: str) -> None:
+    """As Spark writes the files of a checkpoint, with what the file system offers for that; also in place of one of them."""
+    path, _ = _path(spark, location)
+    checkpointing = _jvm(spark).org.apache.spark.sql.execution.streaming.checkpointing
+    manager = checkpointing.CheckpointFileManager.create(
+        path.getParent(), spark._jsparkSession.sessionState().newHadoopConf()
+    )
+    manager.mkdirs(path.getParent())
+    stream = manager.createAtomic(path, True)
+    try:
+        _jvm(spark).org.apache.commons.io.IOUtils.write(text, stream, "UTF-8")
+    except BaseException:
+        stream.cancel()
+        raise
+    stream.close()
+
+
+def exists(spark: SparkSession, location: str) -> bool:
+    path, system = _path(spark, location)
+    return bool(system.exists(path))
+
+
 def names(spark: SparkSession | None, location: str) -> list[str]:
     """The names of what lies in the folder, sorted; none where there is no such folder."""
-    local = local_path(location)
-    if local is not None:
+    if spark is None:
+        local = _local(location)
         return sorted(entry.name for entry in local.iterdir()) if local.is_dir() else []
-    path, system = _path(_required(spark, location), location)
+    path, system = _path(spark, location)
     if not system.exists(path):
         return []
     return sorted(status.getPath().getName() for status in system.listStatus(path))
@@ -53,10 +96,11 @@ def remove(spark: SparkSession, location: str) -> None:
     system.delete(path, True)
 
 
-def _required(spark: SparkSession | None, location: str) -> SparkSession:
-    if spark is None:
+def _local(location: str) -> Path:
+    local = local_path(location)
+    if local is None:
         raise ValueError(f"{location} is not on this machine: reading it takes a session")
-    return spark
+    return local
 
 
 def _path(spark: SparkSession, location: str) -> tuple[Any, Any]:
