@@ -17,6 +17,7 @@ __all__ = [
     "ORDER_EVENTS",
     "PRODUCT_EVENTS",
     "RAW_EVENTS",
+    "REPAIRS",
     "SCHEMAS",
     "Layer",
     "checkpoint_path",
@@ -33,6 +34,7 @@ PRODUCT_EVENTS = "product_events"
 DEAD_LETTERS = "dead_letters"
 LATE_EVENTS = "late_events"
 BATCH_LEDGER = "batch_ledger"
+REPAIRS = "repairs"
 
 _LATE_EVENTS = T.StructType(
     [
@@ -66,6 +68,32 @@ _BATCH_LEDGER = T.StructType(
 """A row for each topic partition that a source of a query read in a micro-batch, offsets half-open. `watermark`: events at or before it were
 dropped as late in this batch. The fates are ingest's; a query that only reads leaves them null."""
 
+_DECISION = [
+    T.StructField("status", T.StringType(), nullable=False),
+    T.StructField("patch", T.StringType()),
+    T.StructField("patch_form", T.StringType()),
+    T.StructField("repaired_value", T.BinaryType()),
+    T.StructField("author", T.StringType(), nullable=False),
+    T.StructField("reason", T.StringType(), nullable=False),
+    T.StructField("made_at", T.TimestampType(), nullable=False),
+    T.StructField("replayed_at", T.TimestampType()),
+]
+
+_EARLIER_DECISION = T.StructType([T.StructField(field.name, field.dataType) for field in _DECISION])
+"""Delta enforces nothing inside of an array, and refuses a column that asks for it."""
+
+_REPAIRS = T.StructType(
+    [
+        *contracts.RECORD_ADDRESS,
+        T.StructField("kind", T.StringType(), nullable=False),
+        *_DECISION,
+        T.StructField("history", T.ArrayType(_EARLIER_DECISION), nullable=False),
+    ]
+)
+"""What has been decided on a dead letter, one row for each, with the decisions before it in `history`, oldest first. `status` is
+fixed (a patch that is not replayed yet), repaired (replayed, and it passed) or discarded; `patch_form` is merge, value or
+`bulk:<names>`, and `repaired_value` what the patch makes of the original, which stays as it is in raw_events and dead_letters."""
+
 SCHEMAS = {
     RAW_EVENTS: contracts.RAW_EVENTS,
     ORDER_EVENTS: contracts.ORDER_EVENTS,
@@ -73,6 +101,7 @@ SCHEMAS = {
     DEAD_LETTERS: contracts.DEAD_LETTERS,
     LATE_EVENTS: _LATE_EVENTS,
     BATCH_LEDGER: _BATCH_LEDGER,
+    REPAIRS: _REPAIRS,
 }
 
 
