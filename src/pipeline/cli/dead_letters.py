@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -286,7 +285,10 @@ def _name(address: Address) -> str:
 
 
 def _values(letter: Letter) -> dict[str, Any]:
+    from pipeline.rendering import readable
+
     topic, partition, offset = letter.address
+    repaired = letter.repaired_value
     return {
         "topic": topic,
         "partition": partition,
@@ -294,36 +296,57 @@ def _values(letter: Letter) -> dict[str, Any]:
         "kafka_timestamp": letter.kafka_timestamp,
         "violations": letter.violations,
         "status": letter.status,
-        "key": _text(letter.key),
-        "headers": [{"key": key, "value": _text(value)} for key, value in letter.headers],
-        "value": _text(letter.value),
+        "key": None if letter.key is None else readable(letter.key),
+        "headers": [
+            {"key": key, "value": None if value is None else readable(value)} for key, value in letter.headers
+        ],
+        "value": readable(letter.value),
         "value_base64": letter.value,
         "decisions": letter.decisions,
-        "repaired_value": _text(letter.repaired_value),
+        "repaired_value": None if repaired is None else readable(repaired),
         "remaining_violations": letter.remaining,
     }
 
 
 def _lines(letter: Letter) -> Iterator[str]:
+    from pipeline.rendering import printable
+
     yield f"{_name(letter.address)}  {letter.status}"
     yield f"Kafka time: {_time(letter.kafka_timestamp)}"
     yield f"violates:   {', '.join(letter.violations)}"
-    yield f"key:        {'(none)' if letter.key is None else _printable(_text(letter.key) or '')}"
+    yield f"key:        {_in_line(letter.key)}"
     for key, value in letter.headers:
-        yield f"header:     {_printable(key)} = {'(none)' if value is None else _printable(_text(value) or '')}"
+        yield f"header:     {printable(key)} = {_in_line(value)}"
     yield f"value:      {len(letter.value)} bytes"
-    yield from _readable(letter.value)
+    yield from _indented(letter.value)
     for decision in letter.decisions:
         form = f" ({decision['patch_form']})" if decision["patch_form"] else ""
-        yield f"{decision['status']}{form} on {_time(decision['made_at'])} by {decision['author']}: {decision['reason']}"
+        who_and_why = printable(f"{decision['author']}: {decision['reason']}")
+        yield f"{decision['status']}{form} on {_time(decision['made_at'])} by {who_and_why}"
         if decision["replayed_at"]:
             yield f"  replayed on {_time(decision['replayed_at'])}"
         if decision["patch"] is not None:
-            yield f"  {_printable(decision['patch'])[:_MOST_SHOWN]}"
+            yield f"  {printable(decision['patch'])[:_MOST_SHOWN]}"
     if letter.repaired_value is not None:
         verdict = f"still violates {', '.join(letter.remaining)}" if letter.remaining else "passes"
         yield f"under its patch, which {verdict}:"
-        yield from _readable(letter.repaired_value)
+        yield from _indented(letter.repaired_value)
+
+
+def _in_line(value: bytes | None) -> str:
+    from pipeline.rendering import printable, readable
+
+    return "(none)" if value is None else printable(readable(value))[:_MOST_SHOWN]
+
+
+def _indented(value: bytes) -> Iterator[str]:
+    from pipeline.rendering import printable, value_lines
+
+    shown = "\n".join(value_lines(value))
+    for line in shown[:_MOST_SHOWN].split("\n"):
+        yield f"  {printable(line)}"
+    if len(shown) > _MOST_SHOWN:
+        yield f"  … {len(shown) - _MOST_SHOWN} characters more: --raw writes them all"
 
 
 def _time(instant: datetime) -> str:
@@ -331,56 +354,6 @@ def _time(instant: datetime) -> str:
 
     ((text,),), _ = rendering.table_cells(["time"], [[instant]])
     return text
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode(errors="backslashreplace")
-
-
-def _readable(value: bytes) -> Iterator[str]:
-    """The value, indented: JSON over several lines, every token as it is written; other text with its own lines."""
-    text = value.decode(errors="backslashreplace")
-    shown = "\n".join(_pretty(text)) if _is_json(value) else text
-    for line in _printable(shown[:_MOST_SHOWN], but="\n\t").split("\n"):
-        yield f"  {line}"
-    if len(shown) > _MOST_SHOWN:
-        yield f"  … {len(shown) - _MOST_SHOWN} characters more: --raw writes them all"
-
-
-def _is_json(value: bytes) -> bool:
-    try:
-        # Not turned into numbers: one may have more digits than Python wants to read.
-        json.loads(value.decode(), parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _pretty(text: str) -> Iterator[str]:
-    level, line = 0, ""
-    for token in re.findall(r'"[^"\\]*(?:\\.[^"\\]*)*"|\{\s*\}|\[\s*\]|[{}\[\],:]|[^\s{}\[\],:"]+', text):
-        if token in ("}", "]"):
-            if line.strip():
-                yield line
-            level -= 1
-            line = "  " * level + token
-        elif token == ",":
-            yield line + token
-            line = "  " * level
-        elif token in ("{", "["):
-            yield line + token
-            level += 1
-            line = "  " * level
-        else:
-            line += ": " if token == ":" else "".join(token.split()) if token[0] in "{[" else token
-    yield line
-
-
-def _printable(text: str, *, but: str = "") -> str:
-    """The text with what a terminal would obey, or not show, written as an escape."""
-    return "".join(
-        one if one.isprintable() or one in but else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 COMMANDS = [
