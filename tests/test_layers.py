@@ -24,7 +24,7 @@ LAYERS: dict[str, set[str]] = {
         "status", "report", "maintain", "quality",
     },
     "ends": {
-        "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "kafka_check", "jars", "java",
+        "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
         "guards", "kafka_topics", "stopping",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
@@ -40,7 +40,7 @@ SEES_CONSOLE = SEES_SETTINGS - {"session", "sources"}
 # For development only.
 SEES_DEVSERVICES = {"cli.", "demo"}
 # Loaded before every command: only the standard library, and ours that keep to it.
-LIGHT = {"__init__", "__main__", "cli.", "errors", "console", "rendering"}
+LIGHT = {"__init__", "__main__", "cli.", "errors", "console", "rendering", "transforms.patches"}
 # What the business may not do: it takes DataFrames and gives DataFrames.
 INPUT_AND_OUTPUT = {
     "read",

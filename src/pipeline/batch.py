@@ -21,7 +21,7 @@ from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import create_table, replace
 from pipeline.sources import read_events, read_version, table_version
-from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path, view_path
+from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path, view_path
 from pipeline.views import VIEWS, View, best_of_each_key, settled
 
 __all__ = [
@@ -89,7 +89,7 @@ def run(
 
 
 def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
-    """The newest version of each of the log's tables."""
+    """The newest version of each of the log's tables, and of the repairs to it, if there are any."""
     versions = {}
     for name in (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS):
         version = table_version(spark, table_path(settings.lake.root, name))
@@ -99,7 +99,8 @@ def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
                 "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."
             )
         versions[name] = version
-    return Snapshot(versions)
+    repairs = table_version(spark, table_path(settings.lake.root, REPAIRS))
+    return Snapshot(versions if repairs is None else {**versions, REPAIRS: repairs})
 
 
 def newest_event_time(spark: SparkSession, settings: Settings, log: Snapshot) -> datetime:
@@ -183,4 +184,6 @@ def events_of(
     """The accepted events of one kind in this snapshot of the log."""
     typed = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}[kind]
     version = log.versions[RAW_EVENTS if origin == "raw" else typed]
-    return read_events(spark, settings, kind, version=version, origin=origin)
+    return read_events(
+        spark, settings, kind, version=version, origin=origin, repairs=log.versions.get(REPAIRS)
+    )

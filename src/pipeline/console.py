@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["counted", "error", "note", "step", "table", "write_lines"]
+__all__ = ["counted", "error", "note", "step", "table", "write_bytes", "write_lines"]
 
 
 @contextmanager
@@ -108,6 +108,16 @@ def write_lines(lines: Iterable[str]) -> None:
             return
     try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+
+
+def write_bytes(value: bytes) -> None:
+    """Write the bytes to stdout as they are."""
+    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
     except BrokenPipeError:
         _forget_stdout()
 

@@ -28,6 +28,12 @@ DEAD = "dead"
 TOMBSTONE = "tombstone"
 FATES = (ACCEPTED, DEAD, TOMBSTONE)
 
+FIXED = "fixed"
+REPAIRED = "repaired"
+DISCARDED = "discarded"
+DEAD_LETTER_STATUSES = (DEAD, FIXED, REPAIRED, DISCARDED)
+"""What has been decided on a dead letter: nothing, a patch that is yet to be replayed, a patch that passed, to let it lie."""
+
 MAX_VALUE_BYTES = 1_048_576
 MAX_ID_CHARACTERS = 128
 MAX_QUANTITY = 1_000_000

@@ -7,12 +7,16 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["csv_lines", "json_lines", "table_cells", "yaml_lines"]
+__all__ = ["csv_lines", "json_lines", "printable", "readable", "table_cells", "value_lines", "yaml_lines"]
+
+
+JSON_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|\{\s*\}|\[\s*\]|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 def json_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
@@ -49,6 +53,51 @@ def yaml_lines(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterato
     width = min(80, max(map(len, written.values()), default=0))
     for key, line in written.items():
         yield f"{line:<{width}}  # {origins[key]}"
+
+
+def readable(value: bytes) -> str:
+    """Bytes of someone else as text; what is not UTF-8 is escaped."""
+    return value.decode(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, or not show, written as an escape."""
+    return "".join(
+        one if one.isprintable() or one == "\t" else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def value_lines(value: bytes) -> Iterator[str]:
+    """The value over several lines: JSON indented, every token as it is written; other text by its own lines."""
+    text = readable(value)
+    return _indented_json(text) if _is_json(value) else iter(text.split("\n"))
+
+
+def _is_json(value: bytes) -> bool:
+    try:
+        # Not turned into numbers: one may have more digits than Python wants to read.
+        json.loads(value.decode(), parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _indented_json(text: str) -> Iterator[str]:
+    level, line = 0, ""
+    for token in JSON_TOKEN.findall(text):
+        if token in ("}", "]"):
+            yield line
+            level -= 1
+            line = "  " * level + token
+        elif token in (",", "{", "["):
+            yield line + token
+            level += token != ","
+            line = "  " * level
+        elif token[0] in "{[":  # an empty one
+            line += "".join(token.split())
+        else:
+            line += ": " if token == ":" else token
+    yield line
 
 
 def _is_number(value: object) -> bool:

@@ -8,10 +8,10 @@ from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, REPAIRED, TEXT_LINES
 from pipeline.kafka_topics import Topics
 from pipeline.settings import Settings
-from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
+from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path
 from pipeline.transforms.decode import accepted_orders, accepted_products, classify, text_lines
 
 __all__ = [
@@ -84,30 +84,41 @@ def stream_events(spark: SparkSession, settings: Settings, kind: str) -> DataFra
 
 
 def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> DataFrame:
+    """Text has no typed table of its own: its bytes are the event, and those of a repair come to no stream."""
     log = spark.readStream.format("delta").load(table_path(settings.lake.root, _TABLES[kind]))
-    return _of_the_log(log, settings, kind)
+    if kind != TEXT_LINES:
+        return log
+    return text_lines(classify(log.transform(with_kind, kinds=_topics_of(settings, kind))))
 
 
 def read_events(
-    spark: SparkSession, settings: Settings, kind: str, *, version: int, origin: str = "typed"
+    spark: SparkSession,
+    settings: Settings,
+    kind: str,
+    *,
+    version: int,
+    origin: str = "typed",
+    repairs: int | None = None,
 ) -> DataFrame:
-    """The accepted events of one kind in the log at one version of their table.
+    """The accepted events of one kind in the log at one version of their table, repaired dead letters among them.
 
-    `origin` typed reads them as ingest wrote them, raw decodes the bytes again; `version` is of the table read.
+    `origin` typed reads them as they were written, raw decodes the bytes again; `version` is of the table read. Bytes
+    (and text is nothing but bytes) are patched by version `repairs` of the repairs; None where there are none.
     """
-    if origin == "raw":
-        raw = read_version(spark, table_path(settings.lake.root, RAW_EVENTS), version)
-        return _ACCEPTED[kind](classify(raw.transform(with_kind, kinds=_topics_of(settings, kind))))
-    return _of_the_log(
-        read_version(spark, table_path(settings.lake.root, _TABLES[kind]), version), settings, kind
-    )
+    root = settings.lake.root
+    if origin == "typed" and kind != TEXT_LINES:
+        return read_version(spark, table_path(root, _TABLES[kind]), version)
+    records = read_version(spark, table_path(root, RAW_EVENTS), version)
+    if repairs is not None:
+        records = _patched(records, read_version(spark, table_path(root, REPAIRS), repairs))
+    return _ACCEPTED[kind](classify(records.transform(with_kind, kinds=_topics_of(settings, kind))))
 
 
-def _of_the_log(rows: DataFrame, settings: Settings, kind: str) -> DataFrame:
-    """Text has no typed table of its own: its bytes are the event."""
-    if kind != TEXT_LINES:
-        return rows
-    return text_lines(classify(rows.transform(with_kind, kinds=_topics_of(settings, kind))))
+def _patched(records: DataFrame, repairs: DataFrame) -> DataFrame:
+    """The records (RAW_EVENTS), those that have been repaired with the value that their patch gives them."""
+    repaired = repairs.where(F.col("status") == REPAIRED).select(*RECORD_IDENTITY, "repaired_value")
+    joined = records.join(repaired, on=[*RECORD_IDENTITY], how="left")
+    return joined.withColumn("value", F.coalesce("repaired_value", "value")).select(*records.columns)
 
 
 def _topics_of(settings: Settings, kind: str) -> Mapping[str, str]:

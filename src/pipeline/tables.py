@@ -17,6 +17,7 @@ __all__ = [
     "ORDER_EVENTS",
     "PRODUCT_EVENTS",
     "RAW_EVENTS",
+    "REPAIRS",
     "SCHEMAS",
     "SKIPPED_RECORDS",
     "Layer",
@@ -35,6 +36,7 @@ DEAD_LETTERS = "dead_letters"
 LATE_EVENTS = "late_events"
 BATCH_LEDGER = "batch_ledger"
 SKIPPED_RECORDS = "skipped_records"
+REPAIRS = "repairs"
 
 _LATE_EVENTS = T.StructType(
     [
@@ -77,6 +79,32 @@ _SKIPPED_RECORDS = T.StructType(
     ]
 )
 
+_DECISION = [
+    T.StructField("status", T.StringType(), nullable=False),
+    T.StructField("patch", T.StringType()),
+    T.StructField("patch_form", T.StringType()),
+    T.StructField("repaired_value", T.BinaryType()),
+    T.StructField("author", T.StringType(), nullable=False),
+    T.StructField("reason", T.StringType(), nullable=False),
+    T.StructField("made_at", T.TimestampType(), nullable=False),
+    T.StructField("replayed_at", T.TimestampType()),
+]
+
+_EARLIER_DECISION = T.StructType([T.StructField(field.name, field.dataType) for field in _DECISION])
+"""Delta enforces nothing inside of an array, and refuses a column that asks for it."""
+
+_REPAIRS = T.StructType(
+    [
+        *contracts.RECORD_ADDRESS,
+        T.StructField("kind", T.StringType(), nullable=False),
+        *_DECISION,
+        T.StructField("history", T.ArrayType(_EARLIER_DECISION), nullable=False),
+    ]
+)
+"""What has been decided on a dead letter, one row for each, with the decisions before it in `history`, oldest first. `status` is
+fixed (a patch that is not replayed yet), repaired (replayed, and it passed) or discarded; `patch_form` is merge, value or
+`bulk:<names>`, and `repaired_value` what the patch makes of the original, which stays as it is in raw_events and dead_letters."""
+
 SCHEMAS = {
     SKIPPED_RECORDS: _SKIPPED_RECORDS,
     RAW_EVENTS: contracts.RAW_EVENTS,
@@ -85,6 +113,7 @@ SCHEMAS = {
     DEAD_LETTERS: contracts.DEAD_LETTERS,
     LATE_EVENTS: _LATE_EVENTS,
     BATCH_LEDGER: _BATCH_LEDGER,
+    REPAIRS: _REPAIRS,
 }
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from pipeline.cli import look_at_it, run_it, try_it
+from pipeline.cli import dead_letters, look_at_it, run_it, try_it
 from pipeline.cli.arguments import unknown
 from pipeline.cli.command import Command
 from pipeline.errors import PipelineError, UsageError
@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
     "Try it": try_it.COMMANDS,
     "Run it": run_it.COMMANDS,
     "Look at it": look_at_it.COMMANDS,
+    "Mend it": dead_letters.COMMANDS,
 }
 
 
@@ -120,8 +121,9 @@ def _all_commands() -> list[Command]:
 
 
 def _overview() -> str:
+    width = max(len(command.name) for command in _all_commands())
     blocks = (
-        "\n".join([f"{title}:", *(f"  {command.name:<14}{command.summary}" for command in group)])
+        "\n".join([f"{title}:", *(f"  {command.name:<{width}}  {command.summary}" for command in group)])
         for title, group in COMMANDS.items()
     )
     return "\n\n".join(blocks) + "\n\nWhat a command takes: pipeline COMMAND --help"
