@@ -30,9 +30,11 @@ def _ingest_options(parser: argparse.ArgumentParser) -> None:
 def _ingest(settings: Settings, arguments: Arguments) -> None:
     if (arguments.skip is None) != (arguments.reason is None):
         raise UsageError("--skip and --reason go together: a record is not left out without a reason.")
-    from pipeline import ingest, skipping
+    from pipeline import ingest
 
     if arguments.skip is not None:
+        from pipeline import skipping
+
         skipping.run(settings, skipping.Address.of(arguments.skip), reason=arguments.reason)
     ingest.run(settings, once=arguments.once)
 
