@@ -91,7 +91,12 @@ def kinds_of(settings: Settings) -> dict[str, Kind]:
 def send(settings: Settings, records: Iterable[Sent]) -> None:
     """Send the records in their order, each partition keeping it."""
     producer = Producer(
-        {"bootstrap.servers": settings.kafka.bootstrap_servers, "enable.idempotence": True, "linger.ms": 5}
+        {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "message.max.bytes": 4 * 1024 * 1024,
+        }
     )
     topics = topics_of(settings)
     for record in records:

@@ -110,8 +110,8 @@ def test_a_table_that_was_restored_under_its_checkpoint_is_refused_until_it_is_b
     before = spend(spark, settings)
     assert len(before) == 2
     for table in tables:
-        newest = version_of(spark, table)
-        DeltaTable.forPath(spark, table).restoreToVersion(newest - 1)
+        newest = version_of(spark, table)  # of 1 the query's first batch is
+        DeltaTable.forPath(spark, table).restoreToVersion(1)
         with pytest.raises(CheckpointMismatch) as refused:
             run_spend(settings) if "views" in table else ingest.run(settings, once=True)
         assert refused.value.table == table
@@ -153,10 +153,10 @@ def test_a_plan_that_does_not_fit_its_checkpoint_is_refused_with_the_difference_
     spark.conf.set("spark.sql.shuffle.partitions", "3")
     try:
         with pytest.raises(PlanChanged) as refused:
-            run_spend(settings)
+            speed.start_view(spark, settings, SPEND, once=True)
         assert refused.value.differences == (("state partitions", "2", "3"),)
         as_it_comes = replace(settings, speed=replace(settings.speed, state_partitions=None))
-        run_spend(as_it_comes)
+        speed.start_view(spark, as_it_comes, SPEND, once=True).awaitTermination()
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", "2")
     speed.start_view(spark, settings, replace(SPEND, define=named_otherwise), once=True).awaitTermination()

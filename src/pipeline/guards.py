@@ -332,8 +332,9 @@ def _restored_to(spark: SparkSession, table: str, version: int) -> int | None:
 
 def _state_of(spark: SparkSession, table: str) -> dict[str, Any] | None:
     """Which table it is, and its newest version that this process has seen."""
-    if local_path(table) is not None and not DeltaTable.isDeltaTable(spark, table):
-        return None
+    folder = local_path(table)
+    if folder is not None and not (folder / "_delta_log").is_dir():
+        return None  # the snapshot that this process knows may be of a table that is gone
     jvm: Any = spark._jvm
     log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table)
     snapshot = log.unsafeVolatileSnapshot()

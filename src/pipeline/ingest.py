@@ -17,6 +17,7 @@ from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
 from pipeline.sources import kafka_topics, kind_of_topic, stream_records
+from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, guarded, start
 from pipeline.tables import (
     BATCH_LEDGER,
@@ -43,8 +44,9 @@ def run(settings: Settings, *, once: bool) -> None:
     )
     spark = session(settings)
     root, topics = settings.lake.root, kafka_topics(settings, KINDS)
-    with guarded(spark, query=QUERY, root=root, tables=written_tables(root), topics=topics):
-        await_all([start_ingest(spark, settings, once=once)], root=root)
+    held = guarded(spark, query=QUERY, root=root, tables=written_tables(root), topics=topics)
+    with stop_requests() as stop, held:
+        await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop)
 
 
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:

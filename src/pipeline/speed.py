@@ -18,6 +18,7 @@ from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
 from pipeline.sources import kafka_topics, read_version, stream_events
+from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
 from pipeline.views import VIEWS, View, best_of_each_key
@@ -47,13 +48,14 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     spark, root = session(settings), settings.lake.root
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
     with ExitStack() as held:
+        stop = held.enter_context(stop_requests())
         for view in chosen:
             table = view_path(root, view.name, "speed", view.version)
             topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
             ledger.catch_up(spark, root, view.query)
         queries = _start_all(spark, settings, chosen, once=once)
-        await_all(queries, root=root, at_end=lambda query: ledger.catch_up(spark, root, query))
+        await_all(queries, root=root, stop=stop, at_end=lambda query: ledger.catch_up(spark, root, query))
 
 
 def _start_all(

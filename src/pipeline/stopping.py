@@ -29,6 +29,7 @@ __all__ = [
     "hold",
     "is_asked_to_stop",
     "let_go",
+    "poll_seconds",
     "running_queries",
     "stop_queries",
     "stop_requests",
@@ -87,7 +88,10 @@ class Draining:
 
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set once; after that they do what they did before."""
+    """An event that SIGTERM and SIGINT set once; after that they do what they did before.
+
+    To be entered before a query is started: a signal that meets it between its start and the waiting for it counts too.
+    """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested

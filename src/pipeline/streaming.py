@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pipeline import guards
 from pipeline.errors import DiskFull, PipelineError, UnreadableRecord
 from pipeline.kafka_topics import Topics
 from pipeline.sinks import Transaction
-from pipeline.stopping import Draining, hold, is_asked_to_stop, let_go, poll_seconds, stop_requests
+from pipeline.stopping import Draining, hold, is_asked_to_stop, let_go, poll_seconds
 from pipeline.tables import checkpoint_path
 
 __all__ = ["BatchWriter", "QueryFailed", "await_all", "end_all", "guarded", "start"]
@@ -109,30 +110,29 @@ def await_all(
     queries: Sequence[StreamingQuery],
     *,
     root: str,
+    stop: threading.Event,
     at_end: Callable[[str], None] | None = None,
 ) -> None:
     """Wait until every query has ended, of itself or because it was asked to; `at_end` is told the name of each.
 
-    SIGTERM and Ctrl-C end all of them after their running batch, a second one ends at once; `pipeline stop` ends those it
-    names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
+    `stop` ends all of them after their running batch, `pipeline stop` those it names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
     UnreadableRecord, DiskFull or QueryFailed.
     """
     spark = SparkSession.builder.getOrCreate()
     left = [Draining(query) for query in queries]
     failed: StreamingQuery | None = None
-    with stop_requests() as stop:
-        while left:
-            time.sleep(poll_seconds(root))
-            for running in [*left]:
-                if running.has_ended:
-                    left.remove(running)
-                    if running.query.exception() is not None:
-                        failed = failed or running.query
-                    elif at_end is not None:
-                        at_end(running.query.name)
-                    let_go(spark, root, running.query.name)
-                elif failed or stop.is_set() or is_asked_to_stop(spark, root, running.query.name):
-                    running.ask()
+    while left:
+        time.sleep(poll_seconds(root))
+        for running in [*left]:
+            if running.has_ended:
+                left.remove(running)
+                if running.query.exception() is not None:
+                    failed = failed or running.query
+                elif at_end is not None:
+                    at_end(running.query.name)
+                let_go(spark, root, running.query.name)
+            elif failed or stop.is_set() or is_asked_to_stop(spark, root, running.query.name):
+                running.ask()
     if failed is not None:
         raise _failure(failed, root)
 
@@ -160,8 +160,9 @@ def _failure(query: StreamingQuery, root: str) -> PipelineError:
 
 
 def _unreadable_record(query: str, trace: str) -> UnreadableRecord | None:
+    """Read from the message of KAFKA_MALFORMED_RECORD_TIMESTAMP, whose name is not in the trace."""
     found = re.search(
-        r"KAFKA_MALFORMED_RECORD_TIMESTAMP\] Record at topic (\S+) partition (\d+) offset (\d+) has timestamp value (-?\d+)",
+        r"Record at topic (\S+) partition (\d+) offset (\d+) has timestamp value (-?\d+)",
         trace,
     )
     if found is None:
