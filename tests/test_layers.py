@@ -24,7 +24,7 @@ LAYERS: dict[str, set[str]] = {
         "status", "report", "maintain", "quality",
     },
     "ends": {
-        "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "kafka_check", "jars", "java",
+        "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "kafka_check", "kafka_offsets", "delta_log", "jars", "java",
     },
     "pure": {"transforms.", "decode", "checks", "windows", "joins", "state", "views"},
     "contracts": {"contracts"},

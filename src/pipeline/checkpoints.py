@@ -16,14 +16,18 @@ from pyspark.sql import SparkSession
 from pipeline import files
 
 __all__ = [
+    "LogRange",
     "MicroBatch",
     "OffsetRange",
+    "began",
+    "ends",
     "finished_since",
     "generation",
     "last_batch",
     "last_committed_batch",
     "micro_batch",
     "newest_watermark",
+    "watermark_of",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -41,6 +45,16 @@ class OffsetRange:
 
 
 @dataclass(frozen=True)
+class LogRange:
+    """Versions of the Delta table with this id, after `after` (None: from the first) up to and with `through`."""
+
+    source: int
+    table_id: str
+    after: int | None
+    through: int
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """`late_watermark`: events at or before it were dropped as late. `watermark`: what it closed, and the next one drops by."""
 
@@ -48,12 +62,16 @@ class MicroBatch:
     ranges: tuple[OffsetRange, ...]
     late_watermark: datetime | None
     watermark: datetime | None
+    log_ranges: tuple[LogRange, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Entry:
+    """`versions`: of the sources that are Delta tables, their id and the version up to and with which they were read."""
+
     watermark: datetime | None
     ends: tuple[Mapping[tuple[str, int], int], ...]
+    versions: tuple[tuple[str, int] | None, ...]
 
 
 def generation(spark: SparkSession, checkpoint: str) -> str | None:
@@ -78,6 +96,12 @@ def newest_watermark(spark: SparkSession, checkpoint: str) -> datetime | None:
     return entry.watermark if entry else None
 
 
+def watermark_of(spark: SparkSession, checkpoint: str, batch_id: int) -> datetime | None:
+    """By which the batch closed windows and state; None before the first event, or where Spark no longer keeps it."""
+    entry = _entry(spark, checkpoint, batch_id)
+    return entry.watermark if entry else None
+
+
 def finished_since(spark: SparkSession, checkpoint: str, known: int) -> list[MicroBatch]:
     """The finished batches after `known` that Spark still keeps, each with the one before it."""
     newest = last_committed_batch(spark, checkpoint)
@@ -91,7 +115,7 @@ def finished_since(spark: SparkSession, checkpoint: str, known: int) -> list[Mic
 
 
 def micro_batch(spark: SparkSession, checkpoint: str, batch_id: int) -> MicroBatch:
-    """What batch `batch_id` read, of Kafka sources. Raises FileNotFoundError where its offsets are not kept any more."""
+    """What batch `batch_id` read. Raises FileNotFoundError where its offsets are not kept any more."""
     entry = _entry(spark, checkpoint, batch_id)
     if entry is None:
         raise FileNotFoundError(f"{checkpoint}/offsets/{batch_id}")
@@ -101,7 +125,27 @@ def micro_batch(spark: SparkSession, checkpoint: str, batch_id: int) -> MicroBat
         ranges=tuple(_ranges(spark, checkpoint, entry, before)),
         late_watermark=before.watermark if before else None,
         watermark=entry.watermark,
+        log_ranges=tuple(_log_ranges(entry, before)),
     )
+
+
+def began(spark: SparkSession, checkpoint: str, source: int) -> Mapping[tuple[str, int], int]:
+    """By topic and partition where a Kafka source of the query began; empty for another one, or before its first batch."""
+    return _initial(spark, checkpoint, source)
+
+
+def ends(spark: SparkSession, checkpoint: str, batch_id: int) -> tuple[Mapping[tuple[str, int], int], ...]:
+    """Up to where each Kafka source had been read after the batch; empty where Spark does not keep it any more."""
+    entry = _entry(spark, checkpoint, batch_id)
+    return entry.ends if entry else ()
+
+
+def _log_ranges(entry: _Entry, before: _Entry | None) -> Iterator[LogRange]:
+    for source, version in enumerate(entry.versions):
+        if version is not None:
+            known = before.versions[source] if before and source < len(before.versions) else None
+            if known is None or known[1] < version[1]:
+                yield LogRange(source, version[0], known[1] if known else None, version[1])
 
 
 def _ranges(
@@ -131,6 +175,7 @@ def _entry(spark: SparkSession, checkpoint: str, batch_id: int) -> _Entry | None
     return _Entry(
         watermark=_EPOCH + timedelta(milliseconds=watermark_ms) if watermark_ms else None,
         ends=tuple({} if line == "-" else _kafka_offsets(line) for line in sources),
+        versions=tuple(None if line == "-" else _delta_version(line) for line in sources),
     )
 
 
@@ -142,6 +187,19 @@ def _kafka_offsets(text: str) -> Mapping[tuple[str, int], int]:
         if isinstance(partitions, dict)
         for partition, offset in partitions.items()
     }
+
+
+def _delta_version(text: str) -> tuple[str, int] | None:
+    """(table id, version read up to and with); None for a source that is no Delta table.
+
+    A negative index stands before the first file of a version. One inside a version counts as the whole of it: the log
+    as a source is read in whole versions (`sources`).
+    """
+    offset = json.loads(text)
+    if "reservoirVersion" not in offset:
+        return None
+    version = int(offset["reservoirVersion"])
+    return str(offset["reservoirId"]), version if int(offset["index"]) >= 0 else version - 1
 
 
 def _newest(spark: SparkSession, folder: str) -> int | None:

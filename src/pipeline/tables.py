@@ -14,9 +14,12 @@ __all__ = [
     "BATCH_LEDGER",
     "DEAD_LETTERS",
     "LATE_EVENTS",
+    "OFFSET_GAPS",
     "ORDER_EVENTS",
     "PRODUCT_EVENTS",
     "RAW_EVENTS",
+    "RECONCILIATION",
+    "REPAIRS",
     "SCHEMAS",
     "Layer",
     "checkpoint_path",
@@ -33,6 +36,9 @@ PRODUCT_EVENTS = "product_events"
 DEAD_LETTERS = "dead_letters"
 LATE_EVENTS = "late_events"
 BATCH_LEDGER = "batch_ledger"
+REPAIRS = "repairs"
+OFFSET_GAPS = "offset_gaps"
+RECONCILIATION = "reconciliation"
 
 _LATE_EVENTS = T.StructType(
     [
@@ -43,6 +49,7 @@ _LATE_EVENTS = T.StructType(
         T.StructField("lateness_seconds", T.DecimalType(18, 6), nullable=False),
         *contracts.RECORD_ADDRESS,
         T.StructField("batch_id", T.LongType(), nullable=False),
+        T.StructField("generation", T.StringType(), nullable=False),
         T.StructField("healed_at", T.TimestampType()),
     ]
 )
@@ -66,6 +73,37 @@ _BATCH_LEDGER = T.StructType(
 """A row for each topic partition that a source of a query read in a micro-batch, offsets half-open. `watermark`: events at or before it were
 dropped as late in this batch. The fates are ingest's; a query that only reads leaves them null."""
 
+_OFFSET_GAPS = T.StructType(
+    [
+        T.StructField("topic", T.StringType(), nullable=False),
+        T.StructField("partition", T.IntegerType(), nullable=False),
+        T.StructField("first_offset", T.LongType(), nullable=False),
+        T.StructField("end_offset", T.LongType(), nullable=False),
+        T.StructField("checked_at", T.TimestampType(), nullable=False),
+    ]
+)
+"""Offsets, half-open, at which Kafka was asked and holds no committed record; kept, because Kafka forgets."""
+
+_RECONCILIATION = T.StructType(
+    [
+        T.StructField("run_at", T.TimestampType(), nullable=False),
+        T.StructField("view", T.StringType(), nullable=False),
+        T.StructField("horizon", T.TimestampType()),
+        T.StructField("batch_version", T.LongType(), nullable=False),
+        T.StructField("speed_version", T.LongType(), nullable=False),
+        T.StructField("log_versions", T.MapType(T.StringType(), T.LongType()), nullable=False),
+        *[
+            T.StructField(name, T.LongType(), nullable=False)
+            for name in ("compared", "equal", "late", "repaired", "conflicting", "contract_changed")
+        ],
+        T.StructField("open", T.LongType(), nullable=False),
+        T.StructField("unexplained", T.LongType(), nullable=False),
+        T.StructField("late_events", T.LongType(), nullable=False),
+        T.StructField("unexplained_keys", T.ArrayType(T.StringType()), nullable=False),
+    ]
+)
+"""A row for each view and run of reconcile: how many rows were compared, and how many differ from which cause."""
+
 SCHEMAS = {
     RAW_EVENTS: contracts.RAW_EVENTS,
     ORDER_EVENTS: contracts.ORDER_EVENTS,
@@ -73,6 +111,8 @@ SCHEMAS = {
     DEAD_LETTERS: contracts.DEAD_LETTERS,
     LATE_EVENTS: _LATE_EVENTS,
     BATCH_LEDGER: _BATCH_LEDGER,
+    OFFSET_GAPS: _OFFSET_GAPS,
+    RECONCILIATION: _RECONCILIATION,
 }
 
 
