@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pyspark.sql import SparkSession
@@ -14,6 +15,9 @@ from pyspark.sql import SparkSession
 from pipeline.devservices import kafka
 from pipeline.session import session
 from pipeline.settings import Settings, Topics, load
+
+if TYPE_CHECKING:
+    from story import Story
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -42,6 +46,20 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def settings(base_settings: Settings, bootstrap: str, tmp_path: Path) -> Settings:
     """Settings with an empty lake and empty topics."""
+    return _fresh(base_settings, bootstrap, tmp_path / "lake")
+
+
+@pytest.fixture(scope="session")
+def story(
+    spark: SparkSession, base_settings: Settings, bootstrap: str, tmp_path_factory: pytest.TempPathFactory
+) -> Story:
+    """A lake that many tests look at; who damages it, or sends more to its topics, copies it first."""
+    from story import play
+
+    return play(spark, _fresh(base_settings, bootstrap, tmp_path_factory.mktemp("story") / "lake"))
+
+
+def _fresh(base_settings: Settings, bootstrap: str, root: Path) -> Settings:
     mark = uuid.uuid4().hex[:8]
     topics = Topics(
         orders=f"orders-{mark}",
@@ -59,5 +77,5 @@ def settings(base_settings: Settings, bootstrap: str, tmp_path: Path) -> Setting
     return replace(
         base_settings,
         kafka=replace(base_settings.kafka, bootstrap_servers=bootstrap, topics=topics),
-        lake=replace(base_settings.lake, root=str(tmp_path / "lake")),
+        lake=replace(base_settings.lake, root=str(root)),
     )

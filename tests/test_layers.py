@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
-        "guards", "kafka_topics", "stopping",
+        "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
     "contracts": {"contracts"},

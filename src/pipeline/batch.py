@@ -2,40 +2,62 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
-from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 from pyspark.util import inheritable_thread_target
 
+from pipeline import delta_log, late, ledger
 from pipeline.console import step
-from pipeline.contracts import CONTRACT_VERSION, ORDERS, PRODUCTS, TEXT_LINES
+from pipeline.contracts import (
+    CONTRACT_VERSION,
+    ORDERS,
+    PRODUCTS,
+    RECORD_ADDRESS,
+    RECORD_IDENTITY,
+    REPAIRED,
+    TEXT_LINES,
+)
 from pipeline.errors import RefusedToStart
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import create_table, replace
 from pipeline.sources import read_events, read_version, table_version
-from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path, view_path
+from pipeline.tables import (
+    BATCH_LEDGER,
+    ORDER_EVENTS,
+    PRODUCT_EVENTS,
+    RAW_EVENTS,
+    REPAIRS,
+    SCHEMAS,
+    table_path,
+    view_path,
+)
 from pipeline.views import VIEWS, View, best_of_each_key, settled
 
 __all__ = [
     "KEPT_HISTORY",
+    "Evidence",
     "Origin",
     "Published",
     "Snapshot",
     "batch_rows",
+    "enter_late_events",
     "events_of",
+    "evidence",
     "facts_of",
+    "lateness",
     "published",
     "run",
     "seed_of",
     "snapshot",
+    "unrepaired",
 ]
 
 Origin = Literal["typed", "raw"]
@@ -61,6 +83,21 @@ class Published:
     version: int
     horizon: datetime | None
     log: Snapshot
+    made_at: datetime
+    origin: Origin = "typed"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the speed queries are judged by, as of one moment: the log, the ledger's entries, and how far each query is judged.
+
+    `scopes` are by view, of those whose query has begun; `repaired` are the addresses of repaired dead letters.
+    """
+
+    log: Snapshot
+    entries: DataFrame
+    scopes: Mapping[str, late.Scope]
+    repaired: DataFrame
 
 
 def run(
@@ -86,6 +123,94 @@ def run(
     # A view is many small jobs with a driver's work between them: two at a time leave no core idle.
     with ThreadPoolExecutor(_VIEWS_AT_A_TIME) as pool:
         list(pool.map(publish, views or [*VIEWS]))
+    found = evidence(spark, settings)
+    if found.scopes:
+        with step("late events: which are counted now"):
+            enter_late_events(spark, settings, found)
+            counted = _counted(spark, settings, found, views=views or [*VIEWS])
+            late.heal(spark, settings.lake.root, counted=counted)
+
+
+def evidence(spark: SparkSession, settings: Settings) -> Evidence:
+    """What is known by now, with the finished batches of every query entered in the ledger.
+
+    The log is read after the ledger, so that it holds all that the ledger's entries of ingest name.
+    """
+    root = settings.lake.root
+    log = snapshot(spark, settings)
+    create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
+    finished = {}
+    for view in VIEWS.values():
+        newest = ledger.catch_up(spark, root, view.query)
+        if newest is not None:
+            finished[view.query] = newest
+    generations = ledger.generations(spark, root, [ledger.INGEST, *finished])
+    entries = ledger.entries(spark, root, generations)
+    judged = ledger.judged(entries, finished) if finished else {}
+    scopes = {}
+    for view in VIEWS.values():
+        if view.query in judged:
+            seed = seed_of(spark, settings, view)
+            counts_from = seed.horizon if seed else None
+            scopes[view.name] = late.Scope(view, generations[view.query], judged[view.query], counts_from)
+    log = snapshot(spark, settings) if scopes else log
+    return Evidence(log, entries, scopes, _repaired(spark, settings))
+
+
+def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) -> None:
+    """Enter what the queries missed and `late_events` does not have yet."""
+    events = {
+        kind: unrepaired(events_of(spark, settings, kind, log=found.log), found)
+        for kind in (ORDERS, PRODUCTS)
+    }
+    late.enter(
+        spark,
+        settings.lake.root,
+        events=events,
+        entries=found.entries,
+        scopes=[*found.scopes.values()],
+        counted=_counted(spark, settings, found, views=[*found.scopes]),
+    )
+
+
+def lateness(settings: Settings, *, views: Sequence[str] = ()) -> list[late.Lateness]:
+    """How late events came for each view (all by default), with those that are entered now."""
+    spark = session(settings)
+    found = evidence(spark, settings)
+    if found.scopes:
+        with step("late events"):
+            enter_late_events(spark, settings, found)
+    return late.lateness(spark, settings.lake.root, views or [*VIEWS])
+
+
+def unrepaired(events: DataFrame, found: Evidence) -> DataFrame:
+    """The events that were accepted as they came: a repaired one was dead when the queries read it."""
+    return events.join(F.broadcast(found.repaired), on=[*RECORD_IDENTITY], how="left_anti")
+
+
+def _repaired(spark: SparkSession, settings: Settings) -> DataFrame:
+    path = table_path(settings.lake.root, REPAIRS)
+    if table_version(spark, path) is None:
+        return spark.createDataFrame([], T.StructType([*RECORD_ADDRESS]))
+    repairs = spark.read.format("delta").load(path)
+    return repairs.where(F.col("status") == REPAIRED).select(*RECORD_IDENTITY)
+
+
+def _counted(
+    spark: SparkSession, settings: Settings, found: Evidence, *, views: Sequence[str]
+) -> dict[str, late.Counted]:
+    """What the published batch forms of these views count, of those that a horizon cuts."""
+    counted = {}
+    for name in views:
+        form = published(spark, settings, VIEWS[name])
+        if form is None or form.horizon is None:
+            continue
+        is_same = all(
+            form.log.versions[table] == found.log.versions[table] for table in (ORDER_EVENTS, PRODUCT_EVENTS)
+        )
+        held = [events_of(spark, settings, kind, log=form.log) for kind in (ORDERS, PRODUCTS)]
+        counted[name] = late.Counted(form.horizon, form.made_at, None if is_same else held)
+    return counted
 
 
 def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
@@ -139,14 +264,28 @@ def batch_rows(
 
 def published(spark: SparkSession, settings: Settings, view: View) -> Published | None:
     """What the newest batch run of the view has published; None before the first."""
-    return _newest_facts(spark, view_path(settings.lake.root, view.name, "batch", view.version))
+    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    newest = table_version(spark, path)
+    versions = range(newest, -1, -1) if newest is not None else ()
+    return next((facts for version in versions if (facts := _facts(spark, path, version))), None)
 
 
 def seed_of(spark: SparkSession, settings: Settings, view: View) -> Published | None:
-    """The batch form that the view's speed table began as; None where it began empty."""
+    """The batch form that the view's speed table began as; None where it began empty.
+
+    Its commit comes before the query's first. A crash in between leaves several: the last of them counts.
+    """
     if not view.is_seeded:
         return None
-    return _newest_facts(spark, view_path(settings.lake.root, view.name, "speed", view.version))
+    path = view_path(settings.lake.root, view.name, "speed", view.version)
+    newest = table_version(spark, path)
+    seed = None
+    for version in range(1, (newest or 0) + 1):
+        facts = _facts(spark, path, version)
+        if facts is None:
+            break
+        seed = facts
+    return seed
 
 
 def facts_of(horizon: datetime | None, log: Snapshot, **more: Any) -> dict[str, Any]:
@@ -154,17 +293,16 @@ def facts_of(horizon: datetime | None, log: Snapshot, **more: Any) -> dict[str, 
     return {"horizon": horizon.isoformat() if horizon else None, "log": dict(log.versions), **more}
 
 
-def _newest_facts(spark: SparkSession, path: str) -> Published | None:
-    """The newest commit of the table that says what its rows are."""
-    if not DeltaTable.isDeltaTable(spark, path):
+def _facts(spark: SparkSession, path: str, version: int) -> Published | None:
+    """What a commit says of its rows; None where it says nothing."""
+    found = delta_log.commit(spark, path, version)
+    if found is None or found.metadata is None:
         return None
-    history = DeltaTable.forPath(spark, path).history().where(F.col("userMetadata").isNotNull())
-    newest = history.orderBy(F.desc("version")).limit(1).collect()
-    if not newest:
-        return None
-    facts = json.loads(newest[0]["userMetadata"])
+    facts = found.metadata
     horizon = datetime.fromisoformat(facts["horizon"]) if facts["horizon"] else None
-    return Published(path, int(newest[0]["version"]), horizon, Snapshot(facts["log"]))
+    return Published(
+        path, version, horizon, Snapshot(facts["log"]), found.made_at, facts.get("origin", "typed")
+    )
 
 
 def _publish(
@@ -174,7 +312,7 @@ def _publish(
     create_table(spark, path, view.schema, properties=KEPT_HISTORY)
     horizon = view.horizon(until) if view.horizon else None
     rows = batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin)
-    facts = facts_of(horizon, log, until=until.isoformat(), contract_version=CONTRACT_VERSION)
+    facts = facts_of(horizon, log, until=until.isoformat(), contract_version=CONTRACT_VERSION, origin=origin)
     replace(rows, path, metadata=facts)
 
 

@@ -16,8 +16,11 @@ from pyspark.sql import SparkSession
 from pipeline import files
 
 __all__ = [
+    "LogRange",
     "MicroBatch",
     "OffsetRange",
+    "began",
+    "ends",
     "finished_since",
     "generation",
     "last_batch",
@@ -25,6 +28,7 @@ __all__ = [
     "micro_batch",
     "newest_watermark",
     "next_offsets",
+    "watermark_of",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -42,6 +46,16 @@ class OffsetRange:
 
 
 @dataclass(frozen=True)
+class LogRange:
+    """Versions of the Delta table with this id, after `after` (None: from the first) up to and with `through`."""
+
+    source: int
+    table_id: str
+    after: int | None
+    through: int
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """`late_watermark`: events at or before it were dropped as late. `watermark`: what it closed, and the next one drops by."""
 
@@ -49,12 +63,16 @@ class MicroBatch:
     ranges: tuple[OffsetRange, ...]
     late_watermark: datetime | None
     watermark: datetime | None
+    log_ranges: tuple[LogRange, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Entry:
+    """`versions`: of the sources that are Delta tables, their id and the version up to and with which they were read."""
+
     watermark: datetime | None
     ends: tuple[Mapping[tuple[str, int], int], ...]
+    versions: tuple[tuple[str, int] | None, ...]
 
 
 def generation(spark: SparkSession | None, checkpoint: str) -> str | None:
@@ -91,6 +109,12 @@ def next_offsets(spark: SparkSession | None, checkpoint: str) -> list[tuple[str,
     return sorted({(*partition, offset) for ends in places for partition, offset in ends.items()})
 
 
+def watermark_of(spark: SparkSession | None, checkpoint: str, batch_id: int) -> datetime | None:
+    """By which the batch closed windows and state; None before the first event, or where Spark no longer keeps it."""
+    entry = _entry(spark, checkpoint, batch_id)
+    return entry.watermark if entry else None
+
+
 def finished_since(spark: SparkSession | None, checkpoint: str, known: int) -> list[MicroBatch]:
     """The finished batches after `known` that Spark still keeps, each with the one before it."""
     newest = last_committed_batch(spark, checkpoint)
@@ -104,7 +128,7 @@ def finished_since(spark: SparkSession | None, checkpoint: str, known: int) -> l
 
 
 def micro_batch(spark: SparkSession | None, checkpoint: str, batch_id: int) -> MicroBatch:
-    """What batch `batch_id` read, of Kafka sources. Raises FileNotFoundError where its offsets are not kept any more."""
+    """What batch `batch_id` read. Raises FileNotFoundError where its offsets are not kept any more."""
     entry = _entry(spark, checkpoint, batch_id)
     if entry is None:
         raise FileNotFoundError(f"{checkpoint}/offsets/{batch_id}")
@@ -114,7 +138,27 @@ def micro_batch(spark: SparkSession | None, checkpoint: str, batch_id: int) -> M
         ranges=tuple(_ranges(spark, checkpoint, entry, before)),
         late_watermark=before.watermark if before else None,
         watermark=entry.watermark,
+        log_ranges=tuple(_log_ranges(entry, before)),
     )
+
+
+def began(spark: SparkSession, checkpoint: str, source: int) -> Mapping[tuple[str, int], int]:
+    """By topic and partition where a Kafka source of the query began; empty for another one, or before its first batch."""
+    return _initial(spark, checkpoint, source)
+
+
+def ends(spark: SparkSession, checkpoint: str, batch_id: int) -> tuple[Mapping[tuple[str, int], int], ...]:
+    """Up to where each Kafka source had been read after the batch; empty where Spark does not keep it any more."""
+    entry = _entry(spark, checkpoint, batch_id)
+    return entry.ends if entry else ()
+
+
+def _log_ranges(entry: _Entry, before: _Entry | None) -> Iterator[LogRange]:
+    for source, version in enumerate(entry.versions):
+        if version is not None:
+            known = before.versions[source] if before and source < len(before.versions) else None
+            if known is None or known[1] < version[1]:
+                yield LogRange(source, version[0], known[1] if known else None, version[1])
 
 
 def _ranges(
@@ -144,6 +188,7 @@ def _entry(spark: SparkSession | None, checkpoint: str, batch_id: int) -> _Entry
     return _Entry(
         watermark=_EPOCH + timedelta(milliseconds=watermark_ms) if watermark_ms else None,
         ends=tuple({} if line == "-" else _kafka_offsets(line) for line in sources),
+        versions=tuple(None if line == "-" else _delta_version(line) for line in sources),
     )
 
 
@@ -155,6 +200,19 @@ def _kafka_offsets(text: str) -> Mapping[tuple[str, int], int]:
         if isinstance(partitions, dict)
         for partition, offset in partitions.items()
     }
+
+
+def _delta_version(text: str) -> tuple[str, int] | None:
+    """(table id, version read up to and with); None for a source that is no Delta table.
+
+    A negative index stands before the first file of a version. One inside a version counts as the whole of it: the log
+    as a source is read in whole versions (`sources`).
+    """
+    offset = json.loads(text)
+    if "reservoirVersion" not in offset:
+        return None
+    version = int(offset["reservoirVersion"])
+    return str(offset["reservoirId"]), version if int(offset["index"]) >= 0 else version - 1
 
 
 def _newest(spark: SparkSession | None, folder: str) -> int | None:

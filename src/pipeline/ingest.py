@@ -33,7 +33,7 @@ from pipeline.transforms.decode import accepted_orders, accepted_products, class
 
 __all__ = ["QUERY", "run", "start_ingest", "written_tables"]
 
-QUERY = "ingest_v1"
+QUERY = ledger.INGEST
 _TABLES = (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, DEAD_LETTERS)
 
 

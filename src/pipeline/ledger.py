@@ -6,19 +6,46 @@ before it runs, and is entered from there, some batches at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline import checkpoints
-from pipeline.checkpoints import MicroBatch
+from pipeline.checkpoints import LogRange, MicroBatch, OffsetRange
 from pipeline.contracts import ACCEPTED, DEAD, FATES, TOMBSTONE
-from pipeline.sinks import Transaction, append, commit_lock, transactions
-from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path
+from pipeline.delta_log import table_id, transactions
+from pipeline.sinks import Transaction, append, commit_lock
+from pipeline.tables import (
+    BATCH_LEDGER,
+    ORDER_EVENTS,
+    PRODUCT_EVENTS,
+    RAW_EVENTS,
+    SCHEMAS,
+    checkpoint_path,
+    table_path,
+)
 
-__all__ = ["Fates", "catch_up", "fates", "read_ranges", "record"]
+__all__ = [
+    "INGEST",
+    "Fates",
+    "catch_up",
+    "entries",
+    "fates",
+    "generations",
+    "judged",
+    "record",
+    "with_batch",
+    "within",
+]
+
+INGEST = "ingest_v1"
+"""The versioned name of the query that fills the log."""
+
+_LOG_TABLES = (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS)
+_BUCKET_BITS = 12
 
 Fates = Mapping[tuple[str, int], Mapping[str, int]]
 """How many records met which fate, by topic and partition."""
@@ -38,8 +65,8 @@ def record(
     _enter(spark, root, rows, transaction=transaction)
 
 
-def catch_up(spark: SparkSession, root: str, query: str) -> None:
-    """Enter the finished batches of a speed query that the ledger does not have yet.
+def catch_up(spark: SparkSession, root: str, query: str) -> int | None:
+    """Enter the finished batches of a speed query that the ledger does not have yet; the newest that it has then.
 
     Their checkpoint tells all there is to say, and Spark keeps the last 100 batches in it: a commit for each of them
     would only slow the query down. The fates stay null: the query reads what ingest has already judged.
@@ -50,14 +77,71 @@ def catch_up(spark: SparkSession, root: str, query: str) -> None:
         checkpoints.last_committed_batch(spark, checkpoint),
     )
     if generation is None or newest is None:
-        return
+        return None
     path = table_path(root, BATCH_LEDGER)
-    transaction = Transaction(query, generation, newest)
     with commit_lock(path):
-        known = transactions(spark, path).get(transaction.application, -1)
-        batches = checkpoints.finished_since(spark, checkpoint, known)
-        rows = [row for batch in batches for row in _entries(query, generation, batch, None)]
-        _enter(spark, root, rows, transaction=transaction)
+        taken = transactions(spark, path)
+        known = taken.get(Transaction(query, generation, newest).application, -1)
+        if known >= newest:
+            return known
+        rows: list[tuple[Any, ...]] = []
+        for batch in checkpoints.finished_since(spark, checkpoint, known):
+            told = _in_kafka_offsets(spark, root, batch, taken)
+            if told is None:
+                break
+            rows, known = [*rows, *_entries(query, generation, told, None)], batch.batch_id
+        _enter(spark, root, rows, transaction=Transaction(query, generation, known))
+    return known
+
+
+def _in_kafka_offsets(
+    spark: SparkSession, root: str, batch: MicroBatch, taken: Mapping[str, int]
+) -> MicroBatch | None:
+    """The batch with what it read of the log told as what ingest had read for it: by ingest's own entries.
+
+    None where ingest has not entered all of that yet: its rows are in the log a moment before.
+    """
+    ranges = [*batch.ranges]
+    for log_range in batch.log_ranges:
+        read = _ingested_in(spark, root, log_range, taken)
+        if read is None:
+            return None
+        ranges += read
+    return replace(batch, ranges=tuple(ranges))
+
+
+def _ingested_in(
+    spark: SparkSession, root: str, log_range: LogRange, taken: Mapping[str, int]
+) -> list[OffsetRange] | None:
+    """The offsets whose records are in these versions of a log table.
+
+    Ingest puts a batch into a table in one commit, whose transaction says which batch it was.
+    """
+    path = next(
+        path
+        for path in (table_path(root, name) for name in _LOG_TABLES)
+        if table_id(spark, path) == log_range.table_id
+    )
+    through = transactions(spark, path, log_range.through)
+    after = {} if log_range.after is None else transactions(spark, path, log_range.after)
+    application = next((name for name in through if name.startswith(f"{INGEST}:")), None)
+    if application is None:
+        return []
+    if through[application] > taken.get(application, -1):
+        return None
+    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
+    is_ingest = (F.col("query") == INGEST) & (F.col("generation") == application.partition(":")[2])
+    is_inside = (F.col("batch_id") > after.get(application, -1)) & (F.col("batch_id") <= through[application])
+    # One range for each partition: batches follow each other without a hole.
+    spans = (
+        entries.where(is_ingest & is_inside)
+        .groupBy("topic", "partition")
+        .agg(F.min("first_offset").alias("first"), F.max("end_offset").alias("end"))
+    )
+    return [
+        OffsetRange(log_range.source, row["topic"], row["partition"], row["first"], row["end"])
+        for row in spans.collect()
+    ]
 
 
 def _entries(query: str, generation: str, batch: MicroBatch, counts: Fates | None) -> list[tuple[Any, ...]]:
@@ -84,14 +168,73 @@ def _enter(spark: SparkSession, root: str, rows: list[tuple[Any, ...]], *, trans
         append(entries, table_path(root, BATCH_LEDGER), transaction=transaction)
 
 
-def read_ranges(spark: SparkSession, root: str, query: str, *, source: int) -> DataFrame:
-    """What one source of the query's present generation has read: batch_id, topic, partition, first_offset, end_offset, watermark."""
-    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
-    is_ours = (F.col("query") == query) & (F.col("source") == source)
-    is_present = F.col("generation") == checkpoints.generation(spark, checkpoint_path(root, query))
-    return entries.where(is_ours & is_present).select(
-        "batch_id", "topic", "partition", "first_offset", "end_offset", "watermark"
+def generations(spark: SparkSession, root: str, queries: Iterable[str]) -> dict[str, str]:
+    """The present generation of each of the queries that has one."""
+    found = {query: checkpoints.generation(spark, checkpoint_path(root, query)) for query in queries}
+    return {query: generation for query, generation in found.items() if generation is not None}
+
+
+def entries(spark: SparkSession, root: str, generations: Mapping[str, str]) -> DataFrame:
+    """The ledger's rows of these generations of queries (BATCH_LEDGER)."""
+    table = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
+    is_present = F.lit(False)
+    for query, generation in generations.items():
+        is_present = is_present | ((F.col("query") == query) & (F.col("generation") == generation))
+    return table.where(is_present)
+
+
+def judged(ledger: DataFrame, finished: Mapping[str, int]) -> dict[str, int]:
+    """By query the newest of its finished batches up to which ingest, too, has read all that the query has; -1: none.
+
+    `ledger` has the entries of ingest and of the queries.
+    """
+    is_ingest = F.col("query") == INGEST
+    log_ends = ledger.where(is_ingest).groupBy("topic", "partition").agg(F.max("end_offset").alias("log_end"))
+    read = ledger.where(~is_ingest).join(F.broadcast(log_ends), on=["topic", "partition"], how="left")
+    is_behind = F.col("end_offset") > F.coalesce("log_end", F.lit(0))
+    unknown = read.where(is_behind).groupBy("query").agg(F.min("batch_id").alias("first_unknown"))
+    first_unknown = {row["query"]: row["first_unknown"] for row in unknown.collect()}
+    return {
+        query: min(newest, first_unknown.get(query, newest + 1) - 1) for query, newest in finished.items()
+    }
+
+
+def within(ledger: DataFrame, judged: Mapping[str, int]) -> DataFrame:
+    """The entries of the queries' batches up to the judged ones."""
+    is_judged = F.lit(False)
+    for query, batch_id in judged.items():
+        is_judged = is_judged | ((F.col("query") == query) & (F.col("batch_id") <= batch_id))
+    return ledger.where(is_judged)
+
+
+def with_batch(
+    events: DataFrame, ranges: DataFrame, *, columns: Sequence[str], how: str = "inner"
+) -> DataFrame:
+    """Each event with `columns` of the entries in whose range it lies; `ranges` are few enough to be broadcast.
+
+    Both are cut into buckets of offsets first: joined by partition alone, each event would meet every batch.
+    """
+    bucket = F.shiftright(F.col("offset"), _BUCKET_BITS)
+    first, last = (
+        F.shiftright(F.col("first_offset"), _BUCKET_BITS),
+        F.shiftright(F.col("end_offset") - 1, _BUCKET_BITS),
     )
+    spread = ranges.select(
+        F.col("topic").alias("range_topic"),
+        F.col("partition").alias("range_partition"),
+        "first_offset",
+        "end_offset",
+        *columns,
+        F.explode(F.sequence(first, last)).alias("range_bucket"),
+    )
+    is_near = (
+        (F.col("topic") == F.col("range_topic"))
+        & (F.col("partition") == F.col("range_partition"))
+        & (bucket == F.col("range_bucket"))
+    )
+    is_inside = (F.col("offset") >= F.col("first_offset")) & (F.col("offset") < F.col("end_offset"))
+    joined = events.join(F.broadcast(spread), on=is_near & is_inside, how=how)
+    return joined.drop("range_topic", "range_partition", "range_bucket", "first_offset", "end_offset")
 
 
 def _fates_of(counts: Fates | None, topic: str, partition: int) -> tuple[int | None, ...]:

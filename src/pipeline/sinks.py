@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pipeline.delta_log import transactions
 from pipeline.tables import local_path
 from pipeline.views import View
 
@@ -95,16 +96,6 @@ def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
             .option("userMetadata", json.dumps(metadata, sort_keys=True))
             .save(path)
         )
-
-
-def transactions(spark: SparkSession, path: str) -> dict[str, int]:
-    """The newest batch id by application id that the table has taken."""
-    jvm: Any = spark._jvm
-    snapshot = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(
-        spark._jsparkSession, path
-    ).unsafeVolatileSnapshot()
-    taken = jvm.scala.jdk.javaapi.CollectionConverters.asJava(snapshot.setTransactions())
-    return {action.appId(): int(action.version()) for action in taken}
 
 
 @contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from delta.tables import DeltaTable
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, REPAIRED, TEXT_LINES
+from pipeline.delta_log import newest_version
 from pipeline.kafka_topics import Topics
 from pipeline.settings import Settings
 from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path
@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 _ACCEPTED = {ORDERS: accepted_orders, PRODUCTS: accepted_products, TEXT_LINES: text_lines}
+_WHOLE_VERSIONS = 2**31 - 1
+"""Files of the log in a micro-batch. The ledger tells what a batch has read by versions, so none may end inside of one."""
+
 _TABLES = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}
 
 
@@ -85,7 +88,11 @@ def stream_events(spark: SparkSession, settings: Settings, kind: str) -> DataFra
 
 def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> DataFrame:
     """Text has no typed table of its own: its bytes are the event, and those of a repair come to no stream."""
-    log = spark.readStream.format("delta").load(table_path(settings.lake.root, _TABLES[kind]))
+    log = (
+        spark.readStream.format("delta")
+        .option("maxFilesPerTrigger", _WHOLE_VERSIONS)
+        .load(table_path(settings.lake.root, _TABLES[kind]))
+    )
     if kind != TEXT_LINES:
         return log
     return text_lines(classify(log.transform(with_kind, kinds=_topics_of(settings, kind))))
@@ -131,7 +138,4 @@ def read_version(spark: SparkSession, path: str, version: int) -> DataFrame:
 
 def table_version(spark: SparkSession, path: str) -> int | None:
     """The newest version of the table; None where there is no table."""
-    if not DeltaTable.isDeltaTable(spark, path):
-        return None
-    newest: Column = F.max("version")
-    return int(DeltaTable.forPath(spark, path).history(1).agg(newest).collect()[0][0])
+    return newest_version(spark, path)

@@ -111,7 +111,7 @@ def await_all(
     *,
     root: str,
     stop: threading.Event,
-    at_end: Callable[[str], None] | None = None,
+    at_end: Callable[[str], object] | None = None,
 ) -> None:
     """Wait until every query has ended, of itself or because it was asked to; `at_end` is told the name of each.
 

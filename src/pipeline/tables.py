@@ -14,9 +14,11 @@ __all__ = [
     "BATCH_LEDGER",
     "DEAD_LETTERS",
     "LATE_EVENTS",
+    "OFFSET_GAPS",
     "ORDER_EVENTS",
     "PRODUCT_EVENTS",
     "RAW_EVENTS",
+    "RECONCILIATION",
     "REPAIRS",
     "SCHEMAS",
     "SKIPPED_RECORDS",
@@ -37,6 +39,8 @@ LATE_EVENTS = "late_events"
 BATCH_LEDGER = "batch_ledger"
 SKIPPED_RECORDS = "skipped_records"
 REPAIRS = "repairs"
+OFFSET_GAPS = "offset_gaps"
+RECONCILIATION = "reconciliation"
 
 _LATE_EVENTS = T.StructType(
     [
@@ -47,6 +51,7 @@ _LATE_EVENTS = T.StructType(
         T.StructField("lateness_seconds", T.DecimalType(18, 6), nullable=False),
         *contracts.RECORD_ADDRESS,
         T.StructField("batch_id", T.LongType(), nullable=False),
+        T.StructField("generation", T.StringType(), nullable=False),
         T.StructField("healed_at", T.TimestampType()),
     ]
 )
@@ -105,6 +110,37 @@ _REPAIRS = T.StructType(
 fixed (a patch that is not replayed yet), repaired (replayed, and it passed) or discarded; `patch_form` is merge, value or
 `bulk:<names>`, and `repaired_value` what the patch makes of the original, which stays as it is in raw_events and dead_letters."""
 
+_OFFSET_GAPS = T.StructType(
+    [
+        T.StructField("topic", T.StringType(), nullable=False),
+        T.StructField("partition", T.IntegerType(), nullable=False),
+        T.StructField("first_offset", T.LongType(), nullable=False),
+        T.StructField("end_offset", T.LongType(), nullable=False),
+        T.StructField("checked_at", T.TimestampType(), nullable=False),
+    ]
+)
+"""Offsets, half-open, at which Kafka was asked and holds no committed record; kept, because Kafka forgets."""
+
+_RECONCILIATION = T.StructType(
+    [
+        T.StructField("run_at", T.TimestampType(), nullable=False),
+        T.StructField("view", T.StringType(), nullable=False),
+        T.StructField("horizon", T.TimestampType()),
+        T.StructField("batch_version", T.LongType(), nullable=False),
+        T.StructField("speed_version", T.LongType(), nullable=False),
+        T.StructField("log_versions", T.MapType(T.StringType(), T.LongType()), nullable=False),
+        *[
+            T.StructField(name, T.LongType(), nullable=False)
+            for name in ("compared", "equal", "late", "repaired", "conflicting", "contract_changed")
+        ],
+        T.StructField("open", T.LongType(), nullable=False),
+        T.StructField("unexplained", T.LongType(), nullable=False),
+        T.StructField("late_events", T.LongType(), nullable=False),
+        T.StructField("unexplained_keys", T.ArrayType(T.StringType()), nullable=False),
+    ]
+)
+"""A row for each view and run of reconcile: how many rows were compared, and how many differ from which cause."""
+
 SCHEMAS = {
     SKIPPED_RECORDS: _SKIPPED_RECORDS,
     RAW_EVENTS: contracts.RAW_EVENTS,
@@ -114,6 +150,8 @@ SCHEMAS = {
     LATE_EVENTS: _LATE_EVENTS,
     BATCH_LEDGER: _BATCH_LEDGER,
     REPAIRS: _REPAIRS,
+    OFFSET_GAPS: _OFFSET_GAPS,
+    RECONCILIATION: _RECONCILIATION,
 }
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from pipeline.cli import dead_letters, look_at_it, run_it, try_it
+from pipeline.cli import dead_letters, look_at_it, prove_it, run_it, try_it
 from pipeline.cli.arguments import unknown
 from pipeline.cli.command import Command
 from pipeline.errors import PipelineError, UsageError
@@ -25,6 +25,7 @@ FAULT_OF_OURS = 70
 COMMANDS: Mapping[str, Sequence[Command]] = {
     "Try it": try_it.COMMANDS,
     "Run it": run_it.COMMANDS,
+    "Prove it": prove_it.COMMANDS,
     "Look at it": look_at_it.COMMANDS,
     "Mend it": dead_letters.COMMANDS,
 }

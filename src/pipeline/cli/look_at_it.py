@@ -44,26 +44,6 @@ def _query(settings: Settings, arguments: Arguments) -> None:
         console.table(columns, cells, right=numbers)
 
 
-def _reconcile(settings: Settings, arguments: Arguments) -> int:
-    views = known_views(arguments.views)
-    from pipeline import console, reconcile, rendering
-
-    agreements = reconcile.run(settings, views=views)
-    columns = list(reconcile.Agreement.__dataclass_fields__)
-    rows = [tuple(getattr(found, name) for name in columns) for found in agreements]
-    if arguments.format == "json":
-        console.write_lines(rendering.json_lines(columns, rows))
-    else:
-        cells, numbers = rendering.table_cells(columns, rows)
-        console.table(columns, cells, right=numbers)
-    return 1 if any(found.unexplained for found in agreements) else 0
-
-
-def _reconcile_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("views", nargs="*", metavar="VIEW", help="default: all")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
-
-
 def _config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
@@ -85,12 +65,6 @@ def _config_show(settings: Settings, arguments: Arguments) -> None:
 
 
 COMMANDS = [
-    Command(
-        "reconcile",
-        "batch against speed, row by row; exit 1 if a difference has no cause",
-        _reconcile,
-        _reconcile_options,
-    ),
     Command("query", "the rows of a view: served, or of one layer", _query, _query_options),
     Command("config show", "every setting in force, and where it came from", _config_show, _config_options),
 ]

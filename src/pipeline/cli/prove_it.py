@@ -1,0 +1,131 @@
+"""Commands that prove what the layers have made, or say what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipeline.cli.arguments import known_views
+from pipeline.cli.command import Arguments, Command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from pipeline.settings import Settings
+
+__all__ = ["COMMANDS"]
+
+_RECONCILED = (
+    "view",
+    "horizon",
+    "compared",
+    "equal",
+    "late",
+    "repaired",
+    "conflicting",
+    "contract_changed",
+    "open",
+    "unexplained",
+    "late_events",
+)
+
+
+def _format_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def _write(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bool) -> None:
+    from pipeline import console, rendering
+
+    if as_json:
+        console.write_lines(rendering.json_lines(columns, rows))
+    else:
+        cells, numbers = rendering.table_cells(columns, rows)
+        console.table(columns, cells, right=numbers)
+
+
+def _reconcile(settings: Settings, arguments: Arguments) -> int:
+    views = known_views(arguments.views)
+    from pipeline import console, reconcile
+
+    agreements = reconcile.run(settings, views=views, report=arguments.report)
+    is_json = arguments.format == "json"
+    columns = [*_RECONCILED, "unexplained_keys"] if is_json else [*_RECONCILED]
+    rows = [tuple(getattr(found, name) for name in columns) for found in agreements]
+    _write(columns, rows, as_json=is_json)
+    for found in agreements:
+        for key in found.unexplained_keys:
+            console.note(f"unexplained in {found.view}: {key}")
+    return 1 if any(found.unexplained for found in agreements) else 0
+
+
+def _reconcile_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("views", nargs="*", metavar="VIEW", help="default: all")
+    parser.add_argument(
+        "--report", metavar="FILE", help="the Markdown file (default: reconciliation.md in a local lake)"
+    )
+    _format_option(parser)
+
+
+def _audit(settings: Settings, arguments: Arguments) -> int:
+    from pipeline import audit, console
+
+    report = audit.run(settings)
+    is_json = arguments.format == "json"
+    for name, accounts in (("partition", report.partitions), ("query", report.queries)):
+        columns = [*vars(accounts[0])] if accounts else []
+        faults = [report.faults_of(account) for account in accounts]
+        rows = [tuple(vars(account).values()) for account in accounts]
+        if is_json:
+            told = [[vars(one) for one in found] for found in faults]
+            rows = [(name, *row, found) for row, found in zip(rows, told, strict=True)]
+            _write(["account", *columns, "faults"], rows, as_json=True)
+        else:
+            rows = [(*row, "NO" if found else "yes") for row, found in zip(rows, faults, strict=True)]
+            _write([*columns, "adds up"], rows, as_json=False)
+    for line in (*map(str, report.faults), *report.notes):
+        console.note(line)
+    return 1 if report.faults else 0
+
+
+def _late(settings: Settings, arguments: Arguments) -> None:
+    views = known_views([arguments.view] if arguments.view else [])
+    from pipeline import batch, console, rendering
+    from pipeline.late import class_name
+
+    found = batch.lateness(settings, views=views)
+    counts = [(one.view, one.events, one.events - one.not_healed, one.not_healed) for one in found]
+    classes = [
+        (one.view, class_name(low), count) for one in found for low, count in one.histogram.items() if count
+    ]
+    worst = [(one.view, *row.values()) for one in found for row in one.worst]
+    columns = next((list(row) for one in found for row in one.worst), [])
+    if arguments.format == "json":
+        console.write_lines(
+            rendering.json_lines([*vars(found[0])], [tuple(vars(one).values()) for one in found])
+        )
+        return
+    _write(["view", "late events", "healed", "not healed"], counts, as_json=False)
+    if worst:
+        console.write_lines(["", "How late they came"])
+        _write(["view", "behind the watermark", "events"], classes, as_json=False)
+        console.write_lines(["", "The latest of each"])
+        _write(["view", *columns], worst, as_json=False)
+
+
+def _late_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("view", nargs="?", metavar="VIEW", help="default: all")
+    _format_option(parser)
+
+
+COMMANDS = [
+    Command("audit", "every Kafka offset accounted for; exit 1 if one is not", _audit, _format_option),
+    Command(
+        "reconcile",
+        "batch against speed, row by row; exit 1 if a difference has no cause",
+        _reconcile,
+        _reconcile_options,
+    ),
+    Command("late", "what came too late, how late, and whether batch has healed it", _late, _late_options),
+]

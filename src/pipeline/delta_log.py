@@ -1,0 +1,88 @@
+"""What a Delta table's own log says: its versions, which micro-batches they hold, and what a commit says of itself.
+
+None of it starts a Spark job where the table's checksum file is in place: a history() would, each time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+
+from pipeline import files
+
+__all__ = ["Commit", "commit", "newest_version", "table_id", "transactions", "version_of_batch"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit: when it was made, and the JSON that its writer gave it (None: nothing)."""
+
+    version: int
+    made_at: datetime
+    metadata: dict[str, Any] | None
+
+
+def newest_version(spark: SparkSession, path: str) -> int | None:
+    """The newest version of the table, also where another process has committed it; None where there is no table."""
+    if not DeltaTable.isDeltaTable(spark, path):
+        return None
+    return int(_newest_snapshot(spark, path).version())
+
+
+def table_id(spark: SparkSession, path: str) -> str | None:
+    """What the table keeps for as long as it lives; None where there is no table."""
+    if not DeltaTable.isDeltaTable(spark, path):
+        return None
+    return str(_newest_snapshot(spark, path).metadata().id())
+
+
+def transactions(spark: SparkSession, path: str, version: int | None = None) -> dict[str, int]:
+    """The newest batch id by application id that the table has taken, by its newest version or by an older one."""
+    if version is None:
+        snapshot = _newest_snapshot(spark, path)
+    else:
+        log = _log(spark, path)
+        defaults = (getattr(log, f"getSnapshotAt$default${number}")() for number in (2, 3, 4))
+        snapshot = log.getSnapshotAt(version, *defaults)
+    taken = _jvm(spark).scala.jdk.javaapi.CollectionConverters.asJava(snapshot.setTransactions())
+    return {action.appId(): int(action.version()) for action in taken}
+
+
+def version_of_batch(spark: SparkSession, path: str, *, application: str, batch_id: int) -> int | None:
+    """The newest version that holds nothing of later batches of the application; None where there is no table."""
+    version = newest_version(spark, path)
+    while version and transactions(spark, path, version).get(application, -1) > batch_id:
+        version -= 1
+    return version
+
+
+def commit(spark: SparkSession, path: str, version: int) -> Commit | None:
+    """What the commit says of itself; None where the table's log no longer keeps it."""
+    text = files.read_text(spark, f"{path}/_delta_log/{version:020d}.json")
+    if text is None:
+        return None
+    actions = (json.loads(line) for line in text.splitlines() if '"commitInfo"' in line)
+    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+    made_at = _EPOCH + timedelta(milliseconds=info.get("timestamp", 0))
+    metadata = info.get("userMetadata")
+    return Commit(version, made_at, json.loads(metadata) if metadata else None)
+
+
+def _newest_snapshot(spark: SparkSession, path: str) -> Any:
+    none = _jvm(spark).scala.Option.empty()
+    return _log(spark, path).update(False, none, none)
+
+
+def _log(spark: SparkSession, path: str) -> Any:
+    return _jvm(spark).org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
+
+
+def _jvm(spark: SparkSession) -> Any:
+    return spark._jvm
