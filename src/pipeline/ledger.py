@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from pipeline import checkpoints
 from pipeline.checkpoints import MicroBatch
 from pipeline.contracts import ACCEPTED, DEAD, FATES, TOMBSTONE
+from pipeline.failpoints import failpoint
 from pipeline.sinks import Transaction, append, commit_lock, transactions
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path
 
@@ -57,6 +58,7 @@ def catch_up(spark: SparkSession, root: str, query: str) -> None:
         known = transactions(spark, path).get(transaction.application, -1)
         batches = checkpoints.finished_since(spark, checkpoint, known)
         rows = [row for batch in batches for row in _entries(query, generation, batch, None)]
+        failpoint("ledger: read from the checkpoint")
         _enter(spark, root, rows, transaction=transaction)
 
 
