@@ -4,6 +4,10 @@
 # Sends a job with what it needs: the package as a wheel (conf/ is in it) and the jars. The workers must bring a Python with
 # pandas, pyarrow and protobuf: PYSPARK_PYTHON names it. PIPELINE_CONF names a configuration folder of your own. Who gives
 # --driver-java-options replaces ours: keep -Duser.timezone=UTC among them.
+#
+# SIGTERM, Ctrl-C and a closed terminal end streaming queries after their running batch, a second one ends at once. Where the
+# driver runs on the cluster (--deploy-mode cluster), and under a bare spark-submit, Spark ends with the first signal: use
+# `pipeline stop` there.
 set -euo pipefail
 
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -56,5 +60,29 @@ done
 export PYSPARK_PYTHON=${PYSPARK_PYTHON:-$python}
 export PYSPARK_DRIVER_PYTHON=${PYSPARK_DRIVER_PYTHON:-$python}
 unset SPARK_HOME # another Spark would not match the jars
-exec "$home/.venv/bin/spark-submit" --py-files "$wheel" --jars "$jars" \
-  --driver-java-options "$java_options" "${arguments[@]}"
+submit=("$home/.venv/bin/spark-submit" --py-files "$wheel" --jars "$jars"
+  --driver-java-options "$java_options" "${arguments[@]}")
+if [[ " ${arguments[*]} " =~ [[:space:]]--deploy-mode[[:space:]=]cluster[[:space:]] ]]; then exec "${submit[@]}"; fi
+
+# Spark's JVM is the parent of our Python and ends everything at the first signal it meets. So it gets a process group of
+# its own, which no terminal signals, and a signal to us becomes a file that Python looks for.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export _PIPELINE_STOP_FILE=$folder/stop
+asked=0
+ask() {
+  asked=$((asked + 1))
+  if [ "$asked" -eq 1 ]; then touch "$_PIPELINE_STOP_FILE"; else kill "-$1" -- "-$spark" 2>/dev/null || true; fi
+}
+set -m
+"${submit[@]}" </dev/null &
+spark=$!
+set +m
+trap 'ask TERM' TERM HUP
+trap 'ask INT' INT
+while kill -0 "$spark" 2>/dev/null; do
+  wait "$spark" || true # a trapped signal ends the wait, not what is waited for
+done
+status=0
+wait "$spark" || status=$?
+exit "$status"

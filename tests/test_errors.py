@@ -21,7 +21,14 @@ from pipeline import errors
         (errors.TopicMissing, 3),
         (errors.SetupError, 3),
         (errors.RefusedToStart, 4),
+        (errors.AlreadyRunning, 4),
+        (errors.CheckpointDamaged, 4),
         (errors.CheckpointMismatch, 4),
+        (errors.DiskFull, 4),
+        (errors.OffsetsLost, 4),
+        (errors.PlanChanged, 4),
+        (errors.TopicReplaced, 4),
+        (errors.UnreadableRecord, 4),
     ],
 )
 def test_each_error_ends_with_its_exit_code(error: type[errors.PipelineError], exit_code: int) -> None:

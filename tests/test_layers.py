@@ -19,12 +19,13 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "cli.", "demo", "devservices.", "rendering"},
     "assembly": {
-        "ingest",
+        "ingest", "skipping",
         "speed", "batch", "serving", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
         "status", "report", "maintain", "quality",
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "kafka_check", "jars", "java",
+        "guards", "kafka_topics", "stopping",
     },
     "pure": {"transforms.", "decode", "checks", "windows", "joins", "state", "views"},
     "contracts": {"contracts"},

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from lake import at, order, rows_of, send
 from pipeline import batch, ingest, serving, speed
-from pipeline.errors import CheckpointMismatch, RefusedToStart, UsageError
+from pipeline.errors import AlreadyRunning, CheckpointMismatch, RefusedToStart, UsageError
 from pipeline.settings import Settings
 from pipeline.streaming import guarded
 from pipeline.tables import BATCH_LEDGER, ORDER_EVENTS, RAW_EVENTS, checkpoint_path, table_path, view_path
@@ -84,8 +84,9 @@ def test_a_query_runs_once_at_a_time(spark: SparkSession, settings: Settings) ->
     tables = [view_path(root, SPEND.name, "speed", SPEND.version)]
     first = guarded(spark, query=SPEND.query, root=root, tables=tables)
     second = guarded(spark, query=SPEND.query, root=root, tables=tables)
-    with first, pytest.raises(RefusedToStart), second:
+    with first, pytest.raises(AlreadyRunning) as refused, second:
         pass
+    assert refused.value.query == SPEND.query
     with guarded(spark, query=SPEND.query, root=root, tables=tables):
         pass
 

@@ -24,6 +24,7 @@ __all__ = [
     "last_committed_batch",
     "micro_batch",
     "newest_watermark",
+    "next_offsets",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -76,6 +77,18 @@ def newest_watermark(spark: SparkSession, checkpoint: str) -> datetime | None:
     newest = last_committed_batch(spark, checkpoint)
     entry = _entry(spark, checkpoint, newest) if newest is not None else None
     return entry.watermark if entry else None
+
+
+def next_offsets(spark: SparkSession, checkpoint: str) -> list[tuple[str, int, int]]:
+    """(topic, partition, offset) at which each Kafka source goes on; a batch that was begun only is read again."""
+    newest = last_committed_batch(spark, checkpoint)
+    entry = _entry(spark, checkpoint, newest) if newest is not None else None
+    if entry is None:
+        sources = [name for name in files.names(spark, f"{checkpoint}/sources") if name.isdigit()]
+        places = [_initial(spark, checkpoint, int(name)) for name in sources]
+    else:
+        places = [*entry.ends]
+    return sorted({(*partition, offset) for ends in places for partition, offset in ends.items()})
 
 
 def finished_since(spark: SparkSession, checkpoint: str, known: int) -> list[MicroBatch]:

@@ -9,8 +9,15 @@ PipelineError                     70
 │       ├── KafkaUnreachable       3
 │       └── TopicMissing           3
 ├── SetupError                     3   Java, a jar or a package is missing or too old
-└── RefusedToStart                 4   starting would damage data
-    └── CheckpointMismatch         4
+└── RefusedToStart                 4   starting, or going on, would damage data
+    ├── AlreadyRunning             4   another process runs the query
+    ├── CheckpointDamaged          4   a part of the checkpoint is gone or cannot be read
+    ├── CheckpointMismatch         4   the checkpoint and a table do not belong together
+    ├── DiskFull                   4
+    ├── OffsetsLost                4   Kafka no longer holds what is to be read next
+    ├── PlanChanged                4   the query is not the one that made the checkpoint
+    ├── TopicReplaced              4   a topic is not the one that the checkpoint has read
+    └── UnreadableRecord           4   Spark cannot read a Kafka record at all
 
 The message says what was expected, what came, where, and what to do next; the attributes carry the same
 facts for programs. `exit_code` is what the command line ends with.
@@ -24,16 +31,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "AlreadyRunning",
     "CheckFailed",
+    "CheckpointDamaged",
     "CheckpointMismatch",
     "ConfigurationError",
     "DependencyError",
+    "DiskFull",
     "KafkaUnreachable",
+    "OffsetsLost",
     "PipelineError",
+    "PlanChanged",
     "RefusedToStart",
     "SetupError",
     "TopicMissing",
+    "TopicReplaced",
     "TransientError",
+    "UnreadableRecord",
     "UsageError",
 ]
 
@@ -109,6 +123,21 @@ class RefusedToStart(PipelineError):
     exit_code = 4
 
 
+class AlreadyRunning(RefusedToStart):
+    def __init__(self, message: str, *, query: str) -> None:
+        super().__init__(message)
+        self.query = query
+
+
+class CheckpointDamaged(RefusedToStart):
+    """`file` of the checkpoint of `query` is missing or unreadable."""
+
+    def __init__(self, message: str, *, query: str, file: str) -> None:
+        super().__init__(message)
+        self.query = query
+        self.file = file
+
+
 class CheckpointMismatch(RefusedToStart):
     """The checkpoint of `query` was not made for this table: going on would skip or repeat batches."""
 
@@ -117,3 +146,54 @@ class CheckpointMismatch(RefusedToStart):
         self.query = query
         self.table = table
         self.checkpoint = checkpoint
+
+
+class DiskFull(RefusedToStart):
+    """`free_bytes` are left below `path`; None where a write has found none left."""
+
+    def __init__(self, message: str, *, path: str, free_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.free_bytes = free_bytes
+
+
+class OffsetsLost(RefusedToStart):
+    """`query` would go on at `expected`, but Kafka holds the offsets from `first` to before `end`."""
+
+    def __init__(
+        self, message: str, *, query: str, topic: str, partition: int, expected: int, first: int, end: int
+    ) -> None:
+        super().__init__(message)
+        self.query = query
+        self.topic = topic
+        self.partition = partition
+        self.expected = expected
+        self.first = first
+        self.end = end
+
+
+class PlanChanged(RefusedToStart):
+    """`differences` names each thing that must stay under a checkpoint and has not, as (what, before, now)."""
+
+    def __init__(self, message: str, *, query: str, differences: Sequence[tuple[str, str, str]]) -> None:
+        super().__init__(message)
+        self.query = query
+        self.differences = tuple(differences)
+
+
+class TopicReplaced(RefusedToStart):
+    def __init__(self, message: str, *, query: str, topic: str) -> None:
+        super().__init__(message)
+        self.query = query
+        self.topic = topic
+
+
+class UnreadableRecord(RefusedToStart):
+    """The record at `offset` stops every query that reads it."""
+
+    def __init__(self, message: str, *, query: str, topic: str, partition: int, offset: int) -> None:
+        super().__init__(message)
+        self.query = query
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset

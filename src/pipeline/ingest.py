@@ -17,7 +17,7 @@ from pipeline.kafka_check import require_topics
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
-from pipeline.sources import kind_of_topic, stream_records
+from pipeline.sources import kafka_topics, kind_of_topic, stream_records
 from pipeline.streaming import BatchWriter, await_all, guarded, start
 from pipeline.tables import (
     BATCH_LEDGER,
@@ -31,7 +31,7 @@ from pipeline.tables import (
 )
 from pipeline.transforms.decode import accepted_orders, accepted_products, classify, dead_letters
 
-__all__ = ["QUERY", "run", "start_ingest"]
+__all__ = ["QUERY", "run", "start_ingest", "written_tables"]
 
 QUERY = "ingest_v1"
 _TABLES = (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, DEAD_LETTERS)
@@ -43,9 +43,9 @@ def run(settings: Settings, *, once: bool) -> None:
         settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=settings.kafka.options
     )
     spark = session(settings)
-    tables = [table_path(settings.lake.root, name) for name in _TABLES]
-    with guarded(spark, query=QUERY, root=settings.lake.root, tables=tables):
-        await_all([start_ingest(spark, settings, once=once)])
+    root, topics = settings.lake.root, kafka_topics(settings, KINDS)
+    with guarded(spark, query=QUERY, root=root, tables=written_tables(root), topics=topics):
+        await_all([start_ingest(spark, settings, once=once)], root=root)
 
 
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:
@@ -56,11 +56,17 @@ def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> Stre
         stream_records(spark, settings, KINDS, max_offsets=settings.ingest.max_offsets_per_trigger),
         query=QUERY,
         root=root,
+        tables=written_tables(root),
+        min_free_mebibytes=settings.lake.min_free_mebibytes,
         output_mode="append",
         trigger=settings.ingest.trigger,
         once=once,
         write=_writer(settings),
     )
+
+
+def written_tables(root: str) -> list[str]:
+    return [table_path(root, name) for name in (*_TABLES, BATCH_LEDGER)]
 
 
 def _writer(settings: Settings) -> BatchWriter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -18,6 +19,8 @@ from pipeline.jars import spark_jars
 from pipeline.settings import Settings
 
 __all__ = ["session"]
+
+_is_starting_java = False
 
 
 def session(settings: Settings) -> SparkSession:
@@ -37,7 +40,7 @@ def session(settings: Settings) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     builder = builder.master(settings.spark.master).config("spark.jars", ",".join(map(str, spark_jars())))
-    with _jvm_output_in_a_file():
+    with _jvm_output_in_a_file(), _jvm_deaf_to_sigterm():
         return builder.config("spark.driver.extraJavaOptions", _java_options(settings)).getOrCreate()
 
 
@@ -86,3 +89,25 @@ def _jvm_output_in_a_file() -> Iterator[None]:
     finally:
         os.dup2(before, 2)
         os.close(before)
+
+
+@contextmanager
+def _jvm_deaf_to_sigterm() -> Iterator[None]:
+    """The JVM that is started here ignores SIGTERM, as PySpark lets it ignore SIGINT.
+
+    `timeout`, systemd and others signal all processes of a group. A JVM that ends with the first signal takes the running
+    batch with it; left alone, it ends when this process closes the pipe between them.
+    """
+    global _is_starting_java
+    if not _is_starting_java:
+        os.register_at_fork(after_in_child=_ignore_sigterm_in_java)
+    _is_starting_java = True
+    try:
+        yield
+    finally:
+        _is_starting_java = False
+
+
+def _ignore_sigterm_in_java() -> None:
+    if _is_starting_java:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

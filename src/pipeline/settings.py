@@ -159,6 +159,7 @@ class Kafka:
 @dataclass(frozen=True)
 class Lake:
     root: Annotated[str, _location]
+    min_free_mebibytes: Annotated[int, _between(0, 2**40)]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline.kafka_topics import Topics
 from pipeline.settings import Settings
 from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
 from pipeline.transforms.decode import accepted_orders, accepted_products, classify, text_lines
 
 __all__ = [
+    "kafka_topics",
     "kind_of_topic",
     "read_events",
     "read_version",
@@ -31,6 +33,12 @@ def kind_of_topic(settings: Settings) -> Mapping[str, str]:
     """Which kind of event a topic holds."""
     topics = settings.kafka.topics
     return {topics.orders: ORDERS, topics.products: PRODUCTS, topics.text_lines: TEXT_LINES}
+
+
+def kafka_topics(settings: Settings, kinds: Sequence[str]) -> Topics:
+    """The topics of these kinds, and how they are reached."""
+    names = sorted(topic for topic, kind in kind_of_topic(settings).items() if kind in kinds)
+    return Topics(names, settings.kafka.bootstrap_servers, settings.kafka.options)
 
 
 def with_kind(records: DataFrame, *, kinds: Mapping[str, str]) -> DataFrame:

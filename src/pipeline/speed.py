@@ -18,8 +18,8 @@ from pipeline.kafka_check import require_topics
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
-from pipeline.sources import read_version, stream_events
-from pipeline.streaming import BatchWriter, await_all, guarded, start
+from pipeline.sources import kafka_topics, read_version, stream_events
+from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
 from pipeline.views import VIEWS, View, best_of_each_key
 
@@ -45,16 +45,30 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
         require_topics(
             settings.kafka.bootstrap_servers, _topics(settings, chosen), options=settings.kafka.options
         )
-    spark = session(settings)
-    create_table(spark, table_path(settings.lake.root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
+    spark, root = session(settings), settings.lake.root
+    create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
     with ExitStack() as held:
         for view in chosen:
-            table = view_path(settings.lake.root, view.name, "speed", view.version)
-            held.enter_context(guarded(spark, query=view.query, root=settings.lake.root, tables=[table]))
-            ledger.catch_up(spark, settings.lake.root, view.query)
-        await_all([start_view(spark, settings, view, once=once) for view in chosen])
-        for view in chosen:
-            ledger.catch_up(spark, settings.lake.root, view.query)
+            table = view_path(root, view.name, "speed", view.version)
+            topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
+            held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
+            ledger.catch_up(spark, root, view.query)
+        queries = _start_all(spark, settings, chosen, once=once)
+        await_all(queries, root=root, at_end=lambda query: ledger.catch_up(spark, root, query))
+
+
+def _start_all(
+    spark: SparkSession, settings: Settings, views: Sequence[View], *, once: bool
+) -> list[StreamingQuery]:
+    """Start all; where one refuses, those before it end in order."""
+    queries: list[StreamingQuery] = []
+    try:
+        for view in views:
+            queries.append(start_view(spark, settings, view, once=once))
+    except BaseException:
+        end_all(queries)
+        raise
+    return queries
 
 
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
@@ -64,6 +78,10 @@ def start_view(spark: SparkSession, settings: Settings, view: View, *, once: boo
         _rows(spark, settings, view),
         query=view.query,
         root=settings.lake.root,
+        tables=[table],
+        keys=view.keys,
+        state_partitions=settings.speed.state_partitions,
+        min_free_mebibytes=settings.lake.min_free_mebibytes,
         output_mode=view.output_mode,
         trigger=settings.speed.trigger,
         once=once,

@@ -1,34 +1,29 @@
-"""What every streaming query shares: its place, the guards before its start, its waiting and its end."""
+"""What every streaming query shares: its start behind the guards, its waiting, and its end."""
 
 from __future__ import annotations
 
-import fcntl
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import IO
+from contextlib import contextmanager
 
-from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import checkpoints
-from pipeline.errors import CheckpointMismatch, PipelineError, RefusedToStart
-from pipeline.sinks import Transaction, transactions
-from pipeline.tables import checkpoint_path, local_path
+from pipeline import guards
+from pipeline.errors import DiskFull, PipelineError, UnreadableRecord
+from pipeline.kafka_topics import Topics
+from pipeline.sinks import Transaction
+from pipeline.stopping import Draining, hold, is_asked_to_stop, let_go, poll_seconds, stop_requests
+from pipeline.tables import checkpoint_path
 
-__all__ = ["BatchWriter", "QueryFailed", "await_all", "guarded", "start"]
+__all__ = ["BatchWriter", "QueryFailed", "await_all", "end_all", "guarded", "start"]
 
 BatchWriter = Callable[[DataFrame, Transaction], None]
 """Writes one micro-batch; must do nothing harmful when it is called again with the same batch."""
 
-
-_POLL_SECONDS = 0.2
+_refusals: dict[str, PipelineError] = {}
+"""What a batch of a query, by its name, has refused: Spark hands it on as text only."""
 
 
 class QueryFailed(PipelineError):
@@ -44,17 +39,41 @@ def start(
     *,
     query: str,
     root: str,
+    tables: Sequence[str],
     output_mode: str,
     trigger: str,
     once: bool,
     write: BatchWriter,
+    keys: Sequence[str] = (),
+    state_partitions: int | None = None,
+    min_free_mebibytes: int = 0,
 ) -> StreamingQuery:
-    """Start the query under its versioned name; `once` drains what is there and ends."""
-    checkpoint = checkpoint_path(root, query)
+    """Start the query under its versioned name; `once` drains what is there and ends.
+
+    `tables` are those that `write` writes, `keys` tell their rows apart. Raises PlanChanged, DiskFull.
+    """
+    spark, checkpoint = rows.sparkSession, checkpoint_path(root, query)
+    guards.require_space(root, query=query, min_free_mebibytes=min_free_mebibytes)
+    guards.check_plan(
+        rows,
+        query=query,
+        checkpoint=checkpoint,
+        output_mode=output_mode,
+        keys=keys,
+        state_partitions=state_partitions,
+    )
+    note = guards.table_notes(spark, query=query, checkpoint=checkpoint, root=root, tables=tables)
+    _refusals.pop(query, None)
 
     def write_batch(batch: DataFrame, batch_id: int) -> None:
         generation = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId") or ""
-        write(batch, Transaction(query, generation, batch_id))
+        try:
+            guards.require_space(root, query=query, min_free_mebibytes=min_free_mebibytes)
+            write(batch, Transaction(query, generation, batch_id))
+            note()
+        except PipelineError as refusal:
+            _refusals[query] = refusal
+            raise
 
     writer = (
         rows.writeStream.queryName(query)
@@ -68,112 +87,108 @@ def start(
 
 
 @contextmanager
-def guarded(spark: SparkSession, *, query: str, root: str, tables: Sequence[str]) -> Iterator[None]:
-    """Hold the query for this process, once its checkpoint and its tables are seen to belong together.
+def guarded(
+    spark: SparkSession, *, query: str, root: str, tables: Sequence[str], topics: Topics | None = None
+) -> Iterator[None]:
+    """Hold the query for this process, once its checkpoint is seen to belong to its tables and topics.
 
-    Raises RefusedToStart when another process runs the query, CheckpointMismatch when a table was not written from the
-    query's checkpoint.
+    Raises AlreadyRunning, CheckpointMismatch, CheckpointDamaged, TopicReplaced, OffsetsLost, PlanChanged.
     """
     checkpoint = checkpoint_path(root, query)
-    with ExitStack() as held:
-        folder = local_path(checkpoint)
-        if folder is not None:
-            held.enter_context(_alone(folder, query))
-        for table in tables:
-            _check_same_generation(spark, query=query, checkpoint=checkpoint, table=table)
-        yield
-
-
-def await_all(queries: Sequence[StreamingQuery]) -> None:
-    """Wait until every query has ended; the first failure stops the others and is raised as QueryFailed.
-
-    SIGTERM and Ctrl-C end all of them after their running batch; a second one ends at once.
-    """
-    with _stop_requests() as stop:
-        while any(query.isActive for query in queries):
-            time.sleep(_POLL_SECONDS)
-            if any(query.exception() is not None for query in queries):
-                break
-            if stop.is_set():
-                _stop_after_batch(queries)
-    failed = next((query for query in queries if query.exception() is not None), None)
-    if failed is None:
-        return
-    for query in queries:
-        query.stop()
-    error = failed.exception()
-    raise QueryFailed(f"query {failed.name} failed: {_cause(str(error))}", query=failed.name) from error
-
-
-def _stop_after_batch(queries: Sequence[StreamingQuery]) -> None:
-    for query in queries:
-        while query.isActive and query.status["isTriggerActive"]:
-            time.sleep(_POLL_SECONDS / 4)
-        query.stop()
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set once; after that they do what they did before."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def request(_number: int, _frame: FrameType | None) -> None:
-        requested.set()
-        for known, handler in before.items():
-            signal.signal(known, handler)
-
-    for number in before:
-        signal.signal(number, request)
+    hold(spark, root, query)
     try:
-        yield requested
+        guards.check_tables(spark, query=query, checkpoint=checkpoint, root=root, tables=tables)
+        if topics is not None:
+            guards.check_sources(spark, query=query, checkpoint=checkpoint, topics=topics)
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        let_go(spark, root, query)
 
 
-@contextmanager
-def _alone(checkpoint: Path, query: str) -> Iterator[IO[str]]:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with checkpoint.with_name(f"{query}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RefusedToStart(
-                f"query {query} is already running in another process on this lake ({checkpoint.parent}).\n"
-                "Two of them would write every batch twice. Stop the other one first."
-            ) from None
-        yield lock
+def await_all(
+    queries: Sequence[StreamingQuery],
+    *,
+    root: str,
+    at_end: Callable[[str], None] | None = None,
+) -> None:
+    """Wait until every query has ended, of itself or because it was asked to; `at_end` is told the name of each.
+
+    SIGTERM and Ctrl-C end all of them after their running batch, a second one ends at once; `pipeline stop` ends those it
+    names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
+    UnreadableRecord, DiskFull or QueryFailed.
+    """
+    spark = SparkSession.builder.getOrCreate()
+    left = [Draining(query) for query in queries]
+    failed: StreamingQuery | None = None
+    with stop_requests() as stop:
+        while left:
+            time.sleep(poll_seconds(root))
+            for running in [*left]:
+                if running.has_ended:
+                    left.remove(running)
+                    if running.query.exception() is not None:
+                        failed = failed or running.query
+                    elif at_end is not None:
+                        at_end(running.query.name)
+                    let_go(spark, root, running.query.name)
+                elif failed or stop.is_set() or is_asked_to_stop(spark, root, running.query.name):
+                    running.ask()
+    if failed is not None:
+        raise _failure(failed, root)
 
 
-def _check_same_generation(spark: SparkSession, *, query: str, checkpoint: str, table: str) -> None:
-    generation = checkpoints.generation(spark, checkpoint)
-    has_begun = generation is not None and checkpoints.last_committed_batch(spark, checkpoint) is not None
-    if not DeltaTable.isDeltaTable(spark, table):
-        if not has_begun:
-            return
-        raise CheckpointMismatch(
-            f"the checkpoint of {query} has finished batches, but their table {table} is gone.\n"
-            "Going on would leave a hole. Bring the table back, or remove the checkpoint as well to begin anew:\n"
-            f"  {checkpoint}",
-            query=query,
-            table=table,
-            checkpoint=checkpoint,
-        )
-    taken = {name.partition(":")[2] for name in transactions(spark, table) if name.startswith(f"{query}:")}
-    if not taken or generation in taken:
-        return
-    state = "is gone or empty" if generation is None else f"is another one ({generation})"
-    raise CheckpointMismatch(
-        f"table {table} holds batches of {query} from checkpoint {', '.join(sorted(taken))}, but the checkpoint {state}.\n"
-        "Going on would write every record again. Bring the checkpoint back, or remove the table as well to begin anew:\n"
-        f"  {checkpoint}",
+def end_all(queries: Sequence[StreamingQuery]) -> None:
+    """End the queries after their running batch."""
+    left = [Draining(query) for query in queries]
+    while left:
+        for running in left:
+            running.ask()
+        time.sleep(poll_seconds(""))
+        left = [running for running in left if not running.has_ended]
+
+
+def _failure(query: StreamingQuery, root: str) -> PipelineError:
+    error = query.exception()
+    refusal = _refusals.pop(query.name, None)
+    if refusal is not None:
+        return refusal
+    trace = str(error)
+    named = _unreadable_record(query.name, trace) or _disk_full(query.name, trace, root)
+    failure = named or QueryFailed(f"query {query.name} failed: {_cause(trace)}", query=query.name)
+    failure.__cause__ = error
+    return failure
+
+
+def _unreadable_record(query: str, trace: str) -> UnreadableRecord | None:
+    found = re.search(
+        r"KAFKA_MALFORMED_RECORD_TIMESTAMP\] Record at topic (\S+) partition (\d+) offset (\d+) has timestamp value (-?\d+)",
+        trace,
+    )
+    if found is None:
+        return None
+    topic, partition, offset, timestamp = found[1], int(found[2]), int(found[3]), found[4]
+    return UnreadableRecord(
+        f"query {query} cannot go on: the record at topic {topic}, partition {partition}, offset {offset} has the "
+        f"timestamp {timestamp}, which is no time in milliseconds that Spark can read (a producer wrote micro- or "
+        "nanoseconds?). Nothing before it is lost.\n"
+        "Correct the producer. Ingest goes on without this record, and keeps the reason, by:\n"
+        f'  pipeline ingest --skip {topic}:{partition}:{offset} --reason "…"\n'
+        "A view that reads Kafka itself cannot leave it out: begin it anew from the log (speed.source: log).",
         query=query,
-        table=table,
-        checkpoint=checkpoint,
+        topic=topic,
+        partition=partition,
+        offset=offset,
+    )
+
+
+def _disk_full(query: str, trace: str, root: str) -> DiskFull | None:
+    if "No space left on device" not in trace:
+        return None
+    return DiskFull(
+        f"query {query}: no space was left on the disk while it wrote a batch: {_cause(trace)}\n"
+        f"What is finished is safe, and the batch is written anew at the next start. Make room (lake: {root}; Spark also "
+        "writes to its temporary folder) and start it again.",
+        path=root,
     )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "PRODUCT_EVENTS",
     "RAW_EVENTS",
     "SCHEMAS",
+    "SKIPPED_RECORDS",
     "Layer",
     "checkpoint_path",
     "local_path",
@@ -33,6 +34,7 @@ PRODUCT_EVENTS = "product_events"
 DEAD_LETTERS = "dead_letters"
 LATE_EVENTS = "late_events"
 BATCH_LEDGER = "batch_ledger"
+SKIPPED_RECORDS = "skipped_records"
 
 _LATE_EVENTS = T.StructType(
     [
@@ -66,7 +68,17 @@ _BATCH_LEDGER = T.StructType(
 """A row for each topic partition that a source of a query read in a micro-batch, offsets half-open. `watermark`: events at or before it were
 dropped as late in this batch. The fates are ingest's; a query that only reads leaves them null."""
 
+_SKIPPED_RECORDS = T.StructType(
+    [
+        *contracts.RECORD_ADDRESS,
+        T.StructField("reason", T.StringType(), nullable=False),
+        T.StructField("author", T.StringType(), nullable=False),
+        T.StructField("skipped_at", T.TimestampType(), nullable=False),
+    ]
+)
+
 SCHEMAS = {
+    SKIPPED_RECORDS: _SKIPPED_RECORDS,
     RAW_EVENTS: contracts.RAW_EVENTS,
     ORDER_EVENTS: contracts.ORDER_EVENTS,
     PRODUCT_EVENTS: contracts.PRODUCT_EVENTS,

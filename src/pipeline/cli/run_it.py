@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import instant, known_views
+from pipeline.cli.arguments import instant, known_views, positive, unknown
 from pipeline.cli.command import Arguments, Command
+from pipeline.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -18,9 +19,21 @@ def _once_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="take what is there, then exit")
 
 
-def _ingest(settings: Settings, arguments: Arguments) -> None:
-    from pipeline import ingest
+def _ingest_options(parser: argparse.ArgumentParser) -> None:
+    _once_option(parser)
+    parser.add_argument(
+        "--skip", metavar="TOPIC:PARTITION:OFFSET", help="first go past this record, which Spark cannot read"
+    )
+    parser.add_argument("--reason", metavar="TEXT", help="why; kept in skipped_records with --skip")
 
+
+def _ingest(settings: Settings, arguments: Arguments) -> None:
+    if (arguments.skip is None) != (arguments.reason is None):
+        raise UsageError("--skip and --reason go together: a record is not left out without a reason.")
+    from pipeline import ingest, skipping
+
+    if arguments.skip is not None:
+        skipping.run(settings, skipping.Address.of(arguments.skip), reason=arguments.reason)
     ingest.run(settings, once=arguments.once)
 
 
@@ -57,10 +70,51 @@ def _batch(settings: Settings, arguments: Arguments) -> None:
     batch.run(settings, views=views, until=until, source=arguments.source)
 
 
+def _stop_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "queries", nargs="*", metavar="QUERY", help="a view, or ingest (default: all that run on this lake)"
+    )
+    parser.add_argument(
+        "--timeout", type=positive, default=60.0, metavar="SECONDS", help="how long to wait (default: 60)"
+    )
+
+
+def _stop(settings: Settings, arguments: Arguments) -> int:
+    from pipeline import console, ingest, stopping
+    from pipeline.tables import local_path
+    from pipeline.views import VIEWS
+
+    known = {"ingest": ingest.QUERY, **{name: view.query for name, view in VIEWS.items()}}
+    for name in arguments.queries:
+        if name not in known and name not in known.values():
+            raise unknown("query", name, sorted(known))
+    spark = None
+    if local_path(settings.lake.root) is None:
+        from pipeline.session import session
+
+        spark = session(settings)
+    root = settings.lake.root
+    asked = [known.get(name, name) for name in arguments.queries]
+    running = stopping.running_queries(root, spark=spark)
+    stopped = [query for query in running if not asked or query in asked]
+    if not stopped:
+        console.write_lines([f"{'None of these' if asked else 'No query'} is running on the lake {root}."])
+        return 0
+    left = stopping.stop_queries(root, stopped, timeout_seconds=arguments.timeout, spark=spark)
+    console.write_lines([f"stopped: {query}" for query in stopped if query not in left])
+    if left:
+        raise CheckFailed(
+            f"Still running after {arguments.timeout:.0f} s: {', '.join(left)}. They end with their batch, unless their "
+            "process hangs: then end that by a second signal. Nothing is lost by either."
+        )
+    return 0
+
+
 COMMANDS = [
     Command(
-        "ingest", "Kafka → raw_events, order_events, product_events, dead_letters", _ingest, _once_option
+        "ingest", "Kafka → raw_events, order_events, product_events, dead_letters", _ingest, _ingest_options
     ),
     Command("speed", "the streaming views", _speed, _speed_options),
+    Command("stop", "end streaming queries after their running batch", _stop, _stop_options),
     Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options),
 ]

@@ -1,0 +1,353 @@
+"""What is checked before a streaming query starts; and what is noted in its checkpoint, so that it can be checked.
+
+Spark's checkpoint says how far a query has read, and nothing about what it has read and written. That is kept in
+`<checkpoint>/pipeline/`: `sources.json` (which topics, by their ids), `plan.json` (what must not change), both written
+before the first batch, and `tables.json` (the version of each table after a batch), written before Spark's own mark.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.version import __version__ as spark_version
+
+from pipeline import checkpoints, files
+from pipeline.errors import (
+    CheckpointDamaged,
+    CheckpointMismatch,
+    DiskFull,
+    OffsetsLost,
+    PlanChanged,
+    TopicReplaced,
+)
+from pipeline.kafka_topics import Topic, Topics, describe
+from pipeline.sinks import transactions
+from pipeline.tables import local_path
+
+__all__ = ["check_plan", "check_sources", "check_tables", "require_space", "table_notes"]
+
+_MEBIBYTE = 1024 * 1024
+_STATEFUL = re.compile(r"EventTimeWatermark|Deduplicate|Aggregate|Join|TransformWithState|FlatMapGroups")
+_WINDOW = re.compile(r"precisetimestampconversion\(.*? - (-?\d+)\) % (\d+)")
+
+
+def check_sources(spark: SparkSession, *, query: str, checkpoint: str, topics: Topics) -> None:
+    """That the topics are those the checkpoint has read, and still hold what comes next; noted for a new query.
+
+    Raises PlanChanged for other topics, TopicReplaced for a topic made anew under its old name, OffsetsLost for records
+    that have expired before they were read, or that were read and are there no more.
+    """
+    now = describe(spark, topics)
+    ids = {name: topic.id for name, topic in sorted(now.items())}
+    noted = _noted(spark, query=query, checkpoint=checkpoint, name="sources.json", fresh=ids)
+    if sorted(noted) != sorted(ids):
+        raise _plan_changed(query, checkpoint, [("topics", _listed(noted), _listed(ids))])
+    for name, topic in now.items():
+        if noted[name] != topic.id:
+            raise _topic_replaced(query, checkpoint, name)
+    for name, partition, offset in checkpoints.next_offsets(spark, checkpoint):
+        _require_offset(query, checkpoint, name, partition, offset, now.get(name))
+
+
+def check_plan(
+    rows: DataFrame,
+    *,
+    query: str,
+    checkpoint: str,
+    output_mode: str,
+    keys: Sequence[str],
+    state_partitions: int | None,
+) -> None:
+    """That the query is the one that made the checkpoint: PlanChanged names each difference; noted for a new query.
+
+    Compared is what has left its traces in state and tables: the stateful steps with their keys, conditions, windows and
+    watermarks, the output mode, and the keys of the rows. What happens to a row before and between may change. The steps
+    are compared as Spark writes them, so only under one version of Spark. `state_partitions` are those asked for; with
+    None Spark goes on with those it has.
+    """
+    spark = rows.sparkSession
+    partitions = int(spark.conf.get("spark.sql.shuffle.partitions") or 0)
+    now: dict[str, Any] = {
+        "output mode": output_mode,
+        "keys": [*keys],
+        "state partitions": partitions,
+        "spark": spark_version,
+        "stateful steps": _stateful_steps(rows),
+    }
+    noted = _noted(spark, query=query, checkpoint=checkpoint, name="plan.json", fresh=now)
+    compared = ["output mode", "keys"]
+    compared += ["state partitions"] if state_partitions is not None and now["stateful steps"] else []
+    compared += ["stateful steps"] if noted.get("spark") == spark_version else []
+    differences = [
+        (what, _listed(noted.get(what)), _listed(now[what]))
+        for what in compared
+        if noted.get(what) != now[what]
+    ]
+    if differences:
+        raise _plan_changed(query, checkpoint, differences)
+
+
+def check_tables(
+    spark: SparkSession, *, query: str, checkpoint: str, root: str, tables: Sequence[str]
+) -> None:
+    """That each table holds what the query's finished batches have written: CheckpointMismatch otherwise."""
+    for table in tables:
+        _check_same_generation(spark, query=query, checkpoint=checkpoint, table=table)
+    if not _has_finished(spark, checkpoint):
+        return
+    noted = _read_note(spark, query=query, checkpoint=checkpoint, name="tables.json")
+    for table in tables:
+        _check_not_behind(
+            spark, query=query, checkpoint=checkpoint, table=table, noted=noted.get(_name(table, root))
+        )
+
+
+def table_notes(
+    spark: SparkSession, *, query: str, checkpoint: str, root: str, tables: Sequence[str]
+) -> Callable[[], None]:
+    """A function to call after each batch's writes, before Spark marks it as done: it notes how far each table has come.
+
+    It notes nothing for a batch that wrote nothing, and raises CheckpointMismatch where a table went backwards meanwhile.
+    """
+    where = f"{checkpoint}/pipeline/tables.json"
+    known = json.loads(files.read_text(spark, where) or "{}")
+
+    def note() -> None:
+        now = {_name(table, root): _state_of(spark, table) for table in tables}
+        if now == known:
+            return
+        for table in tables:
+            before = known.get(_name(table, root))
+            if before is not None:
+                _check_not_behind(spark, query=query, checkpoint=checkpoint, table=table, noted=before)
+        files.replace_text(spark, where, json.dumps(now, sort_keys=True))
+        known.clear()
+        known.update(now)
+
+    if not _has_finished(spark, checkpoint):
+        known.clear()
+        note()
+    return note
+
+
+def require_space(root: str, *, query: str, min_free_mebibytes: int) -> None:
+    """Raise DiskFull when less is free where the lake lies. Only a local disk can be asked."""
+    path = local_path(root)
+    if path is None or not min_free_mebibytes:
+        return
+    free = shutil.disk_usage(_nearest_folder(path)).free
+    if free < min_free_mebibytes * _MEBIBYTE:
+        raise DiskFull(
+            f"query {query}: only {free // _MEBIBYTE} MiB are free on the disk of the lake {root}; it begins no batch with "
+            f"less than {min_free_mebibytes} MiB.\nWhat is finished is safe. Make room and start it again "
+            "(--set lake.min_free_mebibytes=… sets the limit).",
+            path=root,
+            free_bytes=free,
+        )
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _noted(
+    spark: SparkSession, *, query: str, checkpoint: str, name: str, fresh: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was noted before the first batch; until that has begun, `fresh` is noted."""
+    if checkpoints.last_batch(spark, checkpoint) is None:
+        files.replace_text(spark, f"{checkpoint}/pipeline/{name}", json.dumps(fresh, sort_keys=True))
+        return dict(fresh)
+    return _read_note(spark, query=query, checkpoint=checkpoint, name=name)
+
+
+def _read_note(spark: SparkSession, *, query: str, checkpoint: str, name: str) -> dict[str, Any]:
+    where = f"{checkpoint}/pipeline/{name}"
+    try:
+        noted = json.loads(files.read_text(spark, where) or "")
+    except ValueError:
+        noted = None
+    if not isinstance(noted, dict):
+        raise CheckpointDamaged(
+            f"query {query} has begun, but {where} is missing or cannot be read.\n"
+            "Without it nobody can say whether topics, tables and plan are still those of the checkpoint. Bring the "
+            f"checkpoint back as a whole, or begin anew: {_anew(checkpoint)}",
+            query=query,
+            file=where,
+        )
+    return noted
+
+
+def _require_offset(
+    query: str, checkpoint: str, name: str, partition: int, offset: int, topic: Topic | None
+) -> None:
+    if topic is None:
+        return
+    first, end = topic.offsets.get(partition, (0, 0))
+    if first <= offset <= end:
+        return
+    if offset < first:
+        what = (
+            f"would go on at offset {offset}, but Kafka's first is {first}: {first - offset} offsets have expired unread.\n"
+            "They may be in the log already (another query may have read them), and no query can read them from Kafka any "
+            "more. Lengthen the topic's retention"
+        )
+    else:
+        what = (
+            f"has read up to offset {offset}, but Kafka's last is before {end}: {offset - end} offsets that were read are "
+            "gone (a broker lost them, or an older copy was put in its place).\nFind out what happened to the topic"
+        )
+    raise OffsetsLost(
+        f"query {query}, topic {name} partition {partition}: the query {what}; then begin anew: {_anew(checkpoint)}",
+        query=query,
+        topic=name,
+        partition=partition,
+        expected=offset,
+        first=first,
+        end=end,
+    )
+
+
+def _topic_replaced(query: str, checkpoint: str, name: str) -> TopicReplaced:
+    return TopicReplaced(
+        f"query {query}: topic {name} has been deleted and made anew since its checkpoint began.\n"
+        "Its offsets count from 0 again, so going on would leave records out or take other records for known ones. "
+        f"Give it a new topic name, or a new lake; or begin anew: {_anew(checkpoint)}",
+        query=query,
+        topic=name,
+    )
+
+
+def _plan_changed(query: str, checkpoint: str, differences: Sequence[tuple[str, str, str]]) -> PlanChanged:
+    told = "\n".join(f"  {what}\n    then: {before}\n    now:  {now}" for what, before, now in differences)
+    return PlanChanged(
+        f"query {query} is not the one that made its checkpoint. What has changed:\n{told}\n"
+        "State and tables were built by the other one. Take the change back, or give the query a new version "
+        f"(views.py), which begins anew beside the old; or begin anew: {_anew(checkpoint)}",
+        query=query,
+        differences=differences,
+    )
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, (list, dict)):
+        return "; ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _anew(checkpoint: str) -> str:
+    return f"remove the query's tables and its checkpoint {checkpoint}"
+
+
+def _stateful_steps(rows: DataFrame) -> list[str]:
+    """The stateful steps and windows of the plan, without the numbers that Spark gives to columns."""
+    plan: Any = rows._jdf
+    lines = plan.queryExecution().analyzed().treeString().splitlines()
+    return [step for line in lines if (step := _step(line))]
+
+
+def _step(line: str) -> str | None:
+    node = re.sub(r"#\d+L?", "", re.sub(r"^[ :+\-~]*", "", line))
+    window = _WINDOW.search(node)
+    if window:
+        return f"Window of {window[2]} µs from {window[1]}"
+    if not _STATEFUL.match(node):
+        return None
+    return re.sub(r"^(EventTimeWatermark) [0-9a-f-]{36},", r"\1", node).strip()
+
+
+def _check_same_generation(spark: SparkSession, *, query: str, checkpoint: str, table: str) -> None:
+    generation = checkpoints.generation(spark, checkpoint)
+    if not DeltaTable.isDeltaTable(spark, table):
+        if generation is None or not _has_finished(spark, checkpoint):
+            return
+        raise _mismatch(
+            f"the checkpoint of {query} has finished batches, but their table {table} is gone.\n"
+            "Going on would leave a hole. Bring the table back, or remove the checkpoint as well to begin anew:\n"
+            f"  {checkpoint}",
+            query=query,
+            table=table,
+            checkpoint=checkpoint,
+        )
+    taken = {name.partition(":")[2] for name in transactions(spark, table) if name.startswith(f"{query}:")}
+    if not taken or generation in taken:
+        return
+    state = "is gone or empty" if generation is None else f"is another one ({generation})"
+    raise _mismatch(
+        f"table {table} holds batches of {query} from checkpoint {', '.join(sorted(taken))}, but the checkpoint {state}.\n"
+        "Going on would write every record again. Bring the checkpoint back, or remove the table as well to begin anew:\n"
+        f"  {checkpoint}",
+        query=query,
+        table=table,
+        checkpoint=checkpoint,
+    )
+
+
+def _check_not_behind(
+    spark: SparkSession, *, query: str, checkpoint: str, table: str, noted: Mapping[str, Any] | None
+) -> None:
+    now = _state_of(spark, table)
+    if noted is not None and now is not None:
+        if noted == now:
+            return
+        if noted["id"] == now["id"] and _holds(spark, table, noted["version"], newest=now["version"]):
+            return
+    version = noted["version"] if noted else "none"
+    raise _mismatch(
+        f"query {query} has finished batches that its table {table} does not hold any more: it was restored to an earlier "
+        f"version, replaced by a copy, or deleted.\nGoing on would leave a hole. Bring the rows back, where the table "
+        f"still has them: RESTORE it to version {version}. Or remove the query's tables and its checkpoint to begin anew:\n"
+        f"  {checkpoint}",
+        query=query,
+        table=table,
+        checkpoint=checkpoint,
+    )
+
+
+def _holds(spark: SparkSession, table: str, noted: int, *, newest: int) -> bool:
+    """Whether the newest version builds on the noted one: a RESTORE goes on from the version it names."""
+    version = newest
+    while version > noted:
+        restored_to = _restored_to(spark, table, version)
+        version = version - 1 if restored_to is None else restored_to
+    return version == noted
+
+
+def _restored_to(spark: SparkSession, table: str, version: int) -> int | None:
+    """Which version this commit went back to; None for another commit, and for one whose entry is kept no more."""
+    text = files.read_text(spark, f"{table}/_delta_log/{version:020d}.json") or ""
+    for line in text.splitlines():
+        commit = json.loads(line).get("commitInfo") if '"commitInfo"' in line else None
+        if commit and commit.get("operation") == "RESTORE":
+            named = commit.get("operationParameters", {}).get("version")
+            return int(named) if str(named).isdigit() else -1
+    return None
+
+
+def _state_of(spark: SparkSession, table: str) -> dict[str, Any] | None:
+    """Which table it is, and its newest version that this process has seen."""
+    if local_path(table) is not None and not DeltaTable.isDeltaTable(spark, table):
+        return None
+    jvm: Any = spark._jvm
+    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table)
+    snapshot = log.unsafeVolatileSnapshot()
+    return {"id": str(snapshot.metadata().id()), "version": int(snapshot.version())}
+
+
+def _has_finished(spark: SparkSession, checkpoint: str) -> bool:
+    return checkpoints.last_committed_batch(spark, checkpoint) is not None
+
+
+def _mismatch(message: str, *, query: str, table: str, checkpoint: str) -> CheckpointMismatch:
+    return CheckpointMismatch(message, query=query, table=table, checkpoint=checkpoint)
+
+
+def _name(table: str, root: str) -> str:
+    """The table as it is called in the lake, which may be moved."""
+    return table.removeprefix(f"{root}/")

@@ -1,0 +1,227 @@
+"""Ending streaming queries between two batches: on a signal, or because another process asks.
+
+Who asks leaves a file beside the checkpoint, `<query>.stop`, and the process that runs the query looks for it. That a
+query runs is seen from the lock that its process holds (on other file systems: from `<query>.running`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from pipeline import files
+from pipeline.errors import AlreadyRunning
+from pipeline.tables import checkpoint_path, local_path
+
+__all__ = [
+    "Draining",
+    "hold",
+    "is_asked_to_stop",
+    "let_go",
+    "running_queries",
+    "stop_queries",
+    "stop_requests",
+]
+
+STOP_FILE = "_PIPELINE_STOP_FILE"
+"""Environment variable: a local file that asks all queries of this process to stop; spark-submit.sh makes it on a signal."""
+
+_POLL_SECONDS = 0.2
+_FAR_POLL_SECONDS = 2.0
+_TRIES = 5
+_IDLE_SECONDS = 2.0
+
+_held: dict[str, IO[str]] = {}
+
+
+class Draining:
+    """A query that is asked to end after its running batch.
+
+    `StreamingQuery.stop()` interrupts: between its question whether a batch runs and its answer one may have begun.
+    The loop that runs the batches looks, before each, whether the query is still wanted; what it looks at is set here,
+    and the loop ends by itself, with nothing begun. Only a query that sleeps until a far trigger is interrupted.
+    """
+
+    def __init__(self, query: StreamingQuery) -> None:
+        self.query = query
+        self._is_asked = False
+        self._idle_since: float | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._execution().queryExecutionThread().isAlive()
+
+    def ask(self) -> None:
+        if not self._is_asked:
+            self._execution().state().set(self._terminated())
+            self._is_asked = True
+        self._wake_from_a_long_sleep()
+
+    def _wake_from_a_long_sleep(self) -> None:
+        if self.has_ended or self.query.status["isTriggerActive"]:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > _IDLE_SECONDS:
+            self.query.stop()
+
+    def _execution(self) -> Any:
+        return self.query._jsq.streamingQuery()
+
+    def _terminated(self) -> Any:
+        jvm: Any = SparkSession.builder.getOrCreate()._jvm
+        states = jvm.org.apache.spark.sql.execution.streaming.runtime
+        return getattr(getattr(states, "TERMINATED$"), "MODULE$")
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set once; after that they do what they did before."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(_number: int, _frame: FrameType | None) -> None:
+        requested.set()
+        for known, handler in before.items():
+            signal.signal(known, handler)
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_asked_to_stop(spark: SparkSession, root: str, query: str) -> bool:
+    """Whether another process asks the query, or spark-submit.sh this process, to stop."""
+    stop_file = os.environ.get(STOP_FILE)
+    if stop_file and Path(stop_file).exists():
+        return True
+    return _exists(spark, _stop_marker(root, query))
+
+
+def poll_seconds(root: str) -> float:
+    return _POLL_SECONDS if local_path(root) is not None else _FAR_POLL_SECONDS
+
+
+def hold(spark: SparkSession, root: str, query: str) -> None:
+    """Take the query for this process, or raise AlreadyRunning. What asked an earlier process to stop is forgotten."""
+    folder = local_path(checkpoint_path(root, query))
+    if folder is None:
+        files.write_text(spark, _running_marker(root, query), f"{os.uname().nodename} {os.getpid()}\n")
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _held[checkpoint_path(root, query)] = _locked(folder.with_name(f"{query}.lock"), query)
+    _remove(spark, _stop_marker(root, query))
+
+
+def let_go(spark: SparkSession, root: str, query: str) -> None:
+    """Give the query back; may be called again."""
+    _remove(spark, _stop_marker(root, query))
+    lock = _held.pop(checkpoint_path(root, query), None)
+    if lock is not None:
+        lock.close()
+    elif local_path(root) is None:
+        _remove(spark, _running_marker(root, query))
+
+
+def _locked(file: Path, query: str) -> IO[str]:
+    lock = file.open("w")
+    for _ in range(_TRIES):  # who only looks whether the query runs holds the lock for a moment, too
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        time.sleep(_POLL_SECONDS / 2)
+    lock.close()
+    raise AlreadyRunning(
+        f"query {query} is already running in another process on this lake ({file.parent}).\n"
+        f"Two of them would write every batch twice. Stop the other one first: pipeline stop {query}",
+        query=query,
+    )
+
+
+def running_queries(root: str, *, spark: SparkSession | None = None) -> list[str]:
+    """The queries on this lake that a process runs; a lake that is not local needs the session."""
+    checkpoints = f"{root}/_checkpoints"
+    folder = local_path(checkpoints)
+    if folder is None:
+        names = files.names(_needed(spark), checkpoints)
+        return [name.removesuffix(".running") for name in names if name.endswith(".running")]
+    names = sorted(file.name.removesuffix(".lock") for file in folder.glob("*.lock"))
+    return [name for name in names if _is_locked(folder / f"{name}.lock")]
+
+
+def stop_queries(
+    root: str, queries: Sequence[str], *, timeout_seconds: float, spark: SparkSession | None = None
+) -> list[str]:
+    """Ask the queries to end after their running batch and wait for it; those that still run after the timeout."""
+    deadline = time.monotonic() + timeout_seconds
+    left = [*queries]
+    while left and time.monotonic() < deadline:
+        for query in left:
+            # Again and again: a process that has just begun removes what was meant for the one before it.
+            _make(spark, _stop_marker(root, query))
+        time.sleep(poll_seconds(root))
+        running = running_queries(root, spark=spark)
+        for query in [query for query in left if query not in running]:
+            left.remove(query)
+            _remove(spark, _stop_marker(root, query))
+    return left
+
+
+def _is_locked(file: Path) -> bool:
+    with file.open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _stop_marker(root: str, query: str) -> str:
+    return f"{checkpoint_path(root, query)}.stop"
+
+
+def _running_marker(root: str, query: str) -> str:
+    return f"{checkpoint_path(root, query)}.running"
+
+
+def _exists(spark: SparkSession | None, location: str) -> bool:
+    file = local_path(location)
+    return files.exists(_needed(spark), location) if file is None else file.exists()
+
+
+def _make(spark: SparkSession | None, location: str) -> None:
+    file = local_path(location)
+    if file is None:
+        files.write_text(_needed(spark), location, "")
+    else:
+        file.touch()
+
+
+def _remove(spark: SparkSession | None, location: str) -> None:
+    file = local_path(location)
+    if file is None:
+        files.remove(_needed(spark), location)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _needed(spark: SparkSession | None) -> SparkSession:
+    return spark or SparkSession.builder.getOrCreate()

@@ -1,0 +1,252 @@
+"""What must be refused at a start: done to real topics, tables and checkpoints."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lake import at, order, rows_of, send
+from pipeline import ingest, serving, speed
+from pipeline.devservices import kafka
+from pipeline.errors import (
+    CheckpointDamaged,
+    CheckpointMismatch,
+    DiskFull,
+    OffsetsLost,
+    PlanChanged,
+    TopicReplaced,
+)
+from pipeline.settings import Settings
+from pipeline.tables import BATCH_LEDGER, RAW_EVENTS, checkpoint_path, table_path, view_path
+from pipeline.views import VIEWS
+
+pytestmark = pytest.mark.kafka
+
+SPEND = VIEWS["customer_hourly_spend"]
+
+
+def count(spark: SparkSession, settings: Settings, table: str = RAW_EVENTS) -> int:
+    return spark.read.format("delta").load(table_path(settings.lake.root, table)).count()
+
+
+def spend(spark: SparkSession, settings: Settings) -> list[dict[str, Any]]:
+    return rows_of(serving.read(spark, settings, SPEND, layer="speed"))
+
+
+def run_spend(settings: Settings) -> None:
+    speed.run(settings, views=[SPEND.name], once=True)
+
+
+def version_of(spark: SparkSession, path: str) -> int:
+    return int(DeltaTable.forPath(spark, path).history(1).collect()[0]["version"])
+
+
+def drop_first_records(settings: Settings, *, before: int) -> None:
+    """What retention does: the records of partition 0 before this offset are gone."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    place = TopicPartition(settings.kafka.topics.orders, 0, before)
+    for future in admin.delete_records([place]).values():
+        future.result(timeout=20)
+
+
+@pytest.mark.parametrize("records", [1, 9], ids=["shorter", "longer"])
+def test_a_topic_that_was_made_anew_is_refused(spark: SparkSession, settings: Settings, records: int) -> None:
+    send(settings, [order(f"o{i}", time=at(i)) for i in range(4)])
+    ingest.run(settings, once=True)
+    run_spend(settings)
+    before = spend(spark, settings)
+    topic = settings.kafka.topics.orders
+    kafka.delete_topics(settings.kafka.bootstrap_servers, [topic])
+    kafka.create_topics(settings.kafka.bootstrap_servers, {topic: 2})
+    send(settings, [order(f"new{i}", time=at(i)) for i in range(records)])
+    for run in (lambda: ingest.run(settings, once=True), lambda: run_spend(settings)):
+        with pytest.raises(TopicReplaced) as refused:
+            run()
+        assert refused.value.topic == topic
+    assert count(spark, settings) == 4
+    assert spend(spark, settings) == before
+
+
+def test_offsets_that_expired_unread_are_refused_and_those_that_were_read_are_not(
+    spark: SparkSession, settings: Settings
+) -> None:
+    send(settings, [order(f"o{i}") for i in range(4)])
+    ingest.run(settings, once=True)
+    drop_first_records(settings, before=3)
+    ingest.run(settings, once=True)
+    send(settings, [order(f"o{i}") for i in range(4, 9)])
+    drop_first_records(settings, before=7)
+    with pytest.raises(OffsetsLost) as refused:
+        ingest.run(settings, once=True)
+    lost = refused.value
+    assert (lost.topic, lost.partition) == (settings.kafka.topics.orders, 0)
+    assert (lost.expected, lost.first, lost.end) == (4, 7, 9)
+    assert count(spark, settings) == 4
+
+
+def test_a_table_that_was_restored_under_its_checkpoint_is_refused_until_it_is_brought_back(
+    spark: SparkSession, settings: Settings
+) -> None:
+    tables = [
+        table_path(settings.lake.root, RAW_EVENTS),
+        table_path(settings.lake.root, BATCH_LEDGER),
+        view_path(settings.lake.root, SPEND.name, "speed", SPEND.version),
+    ]
+    for hour in range(2):
+        send(settings, [order(f"o{hour}", time=at(60 * hour))])
+        ingest.run(settings, once=True)
+        run_spend(settings)
+    before = spend(spark, settings)
+    assert len(before) == 2
+    for table in tables:
+        newest = version_of(spark, table)
+        DeltaTable.forPath(spark, table).restoreToVersion(newest - 1)
+        with pytest.raises(CheckpointMismatch) as refused:
+            run_spend(settings) if "views" in table else ingest.run(settings, once=True)
+        assert refused.value.table == table
+        DeltaTable.forPath(spark, table).restoreToVersion(newest)
+    send(settings, [order("o2", time=at(120))])
+    ingest.run(settings, once=True)
+    run_spend(settings)
+    assert count(spark, settings) == 3
+    assert len(spend(spark, settings)) == 3
+
+
+def test_a_plan_that_does_not_fit_its_checkpoint_is_refused_with_the_difference_named(
+    spark: SparkSession, settings: Settings
+) -> None:
+    send(settings, [order("o1")])
+    run_spend(settings)
+    before = spend(spark, settings)
+
+    def halved(orders: DataFrame) -> DataFrame:
+        return orders.withWatermark("event_time", "10 minutes").groupBy(
+            "customer_id", F.window("event_time", "30 minutes").alias("window")
+        ).agg(
+            F.sum("total").alias("hourly_spend"), F.count("*").alias("order_count"), F.max("event_time").alias("last_event_time")
+        ).select("customer_id", F.col("window.start").alias("window_start"), F.col("window.end").alias("window_end"),
+                 "hourly_spend", "order_count", "last_event_time")  # fmt: skip
+
+    def named_otherwise(orders: DataFrame) -> DataFrame:
+        return SPEND.define(orders.where(F.col("customer_id").isNotNull()))
+
+    changes = {
+        "stateful steps": (settings, replace(SPEND, define=halved)),
+        "output mode": (settings, replace(SPEND, output_mode="append")),
+        "keys": (settings, replace(SPEND, keys=("customer_id",))),
+    }
+    for what, (here, view) in changes.items():
+        with pytest.raises(PlanChanged) as refused:
+            speed.start_view(spark, here, view, once=True)
+        assert what in [name for name, _, _ in refused.value.differences]
+    spark.conf.set("spark.sql.shuffle.partitions", "3")
+    try:
+        with pytest.raises(PlanChanged) as refused:
+            run_spend(settings)
+        assert refused.value.differences == (("state partitions", "2", "3"),)
+        as_it_comes = replace(settings, speed=replace(settings.speed, state_partitions=None))
+        run_spend(as_it_comes)
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", "2")
+    speed.start_view(spark, settings, replace(SPEND, define=named_otherwise), once=True).awaitTermination()
+    other_topic = replace(settings.kafka.topics, orders=settings.kafka.topics.products)
+    with pytest.raises(PlanChanged) as refused:
+        run_spend(replace(settings, kafka=replace(settings.kafka, topics=other_topic)))
+    assert [what for what, _, _ in refused.value.differences] == ["topics"]
+    with pytest.raises(PlanChanged):
+        run_spend(replace(settings, speed=replace(settings.speed, source="log")))
+    assert spend(spark, settings) == before
+
+
+@pytest.mark.parametrize(("note", "text"), [("sources.json", None), ("plan.json", ""), ("tables.json", "{")])
+def test_a_note_that_is_lost_is_refused(
+    ingested: Settings, spark: SparkSession, note: str, text: str | None
+) -> None:
+    file = Path(checkpoint_path(ingested.lake.root, ingest.QUERY)) / "pipeline" / note
+    whole = file.read_text()
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    with pytest.raises(CheckpointDamaged) as refused:
+        ingest.run(ingested, once=True)
+    assert refused.value.file == str(file)
+    file.write_text(whole)
+    assert count(spark, ingested) == 1
+
+
+@pytest.fixture(scope="module")
+def ingested(
+    spark: SparkSession, base_settings: Settings, bootstrap: str, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """A lake with one record, for tests that leave it as it is."""
+    topics = replace(
+        base_settings.kafka.topics, orders="guard-orders", products="guard-products", text_lines="guard-lines"
+    )
+    kafka.create_topics(bootstrap, {"guard-orders": 2, "guard-products": 1, "guard-lines": 1})
+    here = replace(
+        base_settings,
+        kafka=replace(base_settings.kafka, bootstrap_servers=bootstrap, topics=topics),
+        lake=replace(base_settings.lake, root=str(tmp_path_factory.mktemp("lake"))),
+    )
+    send(here, [order("o1")])
+    ingest.run(here, once=True)
+    return here
+
+
+def fill(file: Path) -> None:
+    with file.open("wb", buffering=0) as filling:
+        try:
+            while True:
+                filling.write(b"x" * 4096)
+        except OSError as full:
+            if full.errno != errno.ENOSPC:
+                raise
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 12 MiB, where we may make one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_little_space_is_refused_before_a_batch(spark: SparkSession, settings: Settings) -> None:
+    send(settings, [order("o1")])
+    with pytest.raises(DiskFull) as refused:
+        ingest.run(replace(settings, lake=replace(settings.lake, min_free_mebibytes=2**40)), once=True)
+    assert refused.value.path == settings.lake.root
+    assert refused.value.free_bytes is not None
+    ingest.run(settings, once=True)
+    assert count(spark, settings) == 1
+
+
+def test_a_disk_that_is_full_in_a_batch_costs_nothing(
+    spark: SparkSession, settings: Settings, small_disk: Path
+) -> None:
+    here = replace(settings, lake=replace(settings.lake, root=str(small_disk / "lake"), min_free_mebibytes=0))
+    send(here, [order("o1")])
+    ingest.run(here, once=True)
+    fill(small_disk / "filling")
+    send(here, [order("o2")])
+    with pytest.raises(DiskFull):
+        ingest.run(here, once=True)
+    (small_disk / "filling").unlink()
+    ingest.run(here, once=True)
+    assert count(spark, here) == 2
