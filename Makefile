@@ -3,16 +3,19 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
+CASES ?= 300
+SEED ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := setup.py pyproject.toml src/pipeline/jars.sha256 src/pipeline/ivy.xml
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test torture check clean
 
 help:
 	@echo 'make install   the environment in .venv and the jars, once'
 	@echo 'make demo      everything on this machine: Kafka, seeded events, both layers, the proof'
 	@echo 'make test      the whole test suite, with a real Kafka broker'
+	@echo 'make torture   crashes by the hundred: CASES=300 SEED=1'
 	@echo 'make check     format, lint, types'
 	@echo 'make clean     remove the environment and what was built'
 
@@ -23,6 +26,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest
+
+torture: $(STAMP)
+	@$(BIN)/python tests/crash/torture.py --cases $(CASES) --seed $(SEED)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

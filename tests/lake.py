@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
 from pyspark.sql import DataFrame
 
-from pipeline.settings import Settings
+from pipeline.devservices import kafka
+from pipeline.settings import Settings, Topics
 from reference.contract import Kind
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -86,6 +89,20 @@ def topics_of(settings: Settings) -> dict[str, str]:
 
 def kinds_of(settings: Settings) -> dict[str, Kind]:
     return {topic: kind for kind, topic in topics_of(settings).items()}  # type: ignore[misc]
+
+
+def fresh(base: Settings, bootstrap: str, root: Path) -> Settings:
+    """Settings with a lake of their own and topics of their own, which are made."""
+    mark = uuid.uuid4().hex[:8]
+    topics = Topics(f"o-{mark}", f"p-{mark}", f"t-{mark}", f"w-{mark}")
+    kafka.create_topics(
+        bootstrap, {topics.orders: 2, topics.products: 1, topics.text_lines: 1, topics.word_counts_output: 1}
+    )
+    return replace(
+        base,
+        kafka=replace(base.kafka, bootstrap_servers=bootstrap, topics=topics),
+        lake=replace(base.lake, root=str(root)),
+    )
 
 
 def send(settings: Settings, records: Iterable[Sent]) -> None:

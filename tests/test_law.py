@@ -7,37 +7,42 @@ speed layer must then hold is what the reference computes over all the others.
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from lake import Row, Sent, at, by_key, cancellation, kinds_of, line, order, product, rows_of, send, topics_of
+import judge
+from judge import CLOCKED
+from lake import (
+    Row,
+    Sent,
+    at,
+    by_key,
+    cancellation,
+    fresh,
+    kinds_of,
+    line,
+    order,
+    product,
+    rows_of,
+    send,
+    topics_of,
+)
 from pipeline import batch, ingest, reconcile, serving, speed
-from pipeline.devservices import kafka
-from pipeline.settings import Settings, Topics
+from pipeline.settings import Settings
 from pipeline.tables import BATCH_LEDGER, LATE_EVENTS, table_path
 from pipeline.views import VIEWS
 from reference import VIEWS as REFERENCE
 from reference import Record, accepted_log, read_records
-from reference.contract import OrderEvent
 from reference.views import AcceptedLog, identity
 
 pytestmark = pytest.mark.kafka
 
-CLOCKED = ("customer_hourly_spend", "enriched_orders", "order_outcomes", "customer_totals")
-SOURCES = {
-    "customer_hourly_spend": ("order_created",),
-    "enriched_orders": ("order_created", "product"),
-    "order_outcomes": ("order_created", "order_cancelled"),
-    "customer_totals": ("order_created",),
-}
 DELAYS = st.sampled_from([0, 0, 0, 0, 1, 4, 8, 25, 300])
 """Minutes between an event and its arrival."""
 
@@ -138,7 +143,7 @@ def test_both_layers_agree_but_for_the_late_events(
     )
     @given(plan=plans())
     def law(plan: Plan) -> None:
-        here = _fresh(base_settings, bootstrap, tmp_path_factory.mktemp("law"))
+        here = fresh(base_settings, bootstrap, tmp_path_factory.mktemp("law"))
         _play(spark, here, plan, seen)
 
     law()
@@ -157,79 +162,17 @@ def _play(spark: SparkSession, here: Settings, plan: Plan, seen: Counter[str]) -
     batch.run(here, until=at(60 * 24 * 5))
     records = read_records(here.kafka.bootstrap_servers, list(topics_of(here).values()))
     log = accepted_log(records, kinds_of(here))
+    entries = judge.ledger(spark, here)
     for name in CLOCKED:
-        late = _late(spark, here, name, records)
-        expected = REFERENCE[name](_without(log, late))
-        found = rows_of(serving.read(spark, here, VIEWS[name], layer="speed"))
-        assert _closed(name, found) == _closed(name, by_key(expected)), name
-        assert rows_of(serving.read(spark, here, VIEWS[name], layer="batch")) == by_key(
-            REFERENCE[name](log, at(60 * 24 * 5))
-        )
+        late = judge.late_identities(entries, here, name, log)
+        judge.check_speed(spark, here, name, judge.without(log, late))
+        judge.check_batch(spark, here, name, log, at(60 * 24 * 5))
         seen["late"] += len(late)
     _count(seen, spark, here, log, first_matches)
     for agreement in reconcile.run(here, views=CLOCKED):
         assert agreement.unexplained == 0, agreement
         assert agreement.compared > 0, agreement
     _same_late_events(spark, here, records)
-
-
-def _fresh(base: Settings, bootstrap: str, root: Path) -> Settings:
-    mark = uuid.uuid4().hex[:8]
-    topics = Topics(f"o-{mark}", f"p-{mark}", f"t-{mark}", f"w-{mark}")
-    kafka.create_topics(
-        bootstrap, {topics.orders: 2, topics.products: 1, topics.text_lines: 1, topics.word_counts_output: 1}
-    )
-    return replace(
-        base,
-        kafka=replace(base.kafka, bootstrap_servers=bootstrap, topics=topics),
-        lake=replace(base.lake, root=str(root)),
-    )
-
-
-def _late(spark: SparkSession, here: Settings, name: str, records: list[Record]) -> set[object]:
-    """The identities of which every copy came at or before the watermark of the batch that read it."""
-    entries = spark.read.format("delta").load(table_path(here.lake.root, BATCH_LEDGER)).collect()
-    log = accepted_log(records, kinds_of(here))
-    verdicts: dict[object, bool] = {}
-    for source, what in enumerate(SOURCES[name]):
-        mine = [entry for entry in entries if entry.query == VIEWS[name].query and entry.source == source]
-        places = log.products if what == "product" else log.orders
-        topic = here.kafka.topics.products if what == "product" else here.kafka.topics.orders
-        for placed in places:
-            if isinstance(placed.event, OrderEvent) and placed.event.event_type != what:
-                continue
-            (entry,) = [
-                entry
-                for entry in mine
-                if (entry.topic, entry.partition) == (topic, placed.partition)
-                and entry.first_offset <= placed.offset < entry.end_offset
-            ]
-            watermark = entry.watermark.replace(tzinfo=timezone.utc) if entry.watermark else None
-            is_in_time = watermark is None or placed.event.event_time > watermark
-            key = identity(placed.event)
-            verdicts[key] = verdicts.get(key, False) or is_in_time
-    return {key for key, is_counted in verdicts.items() if not is_counted}
-
-
-def _without(log: AcceptedLog, late: set[object]) -> AcceptedLog:
-    return AcceptedLog(
-        orders=[placed for placed in log.orders if identity(placed.event) not in late],
-        products=[placed for placed in log.products if identity(placed.event) not in late],
-        lines=log.lines,
-    )
-
-
-def _closed(name: str, rows: list[Row]) -> list[Row]:
-    """Without what the closing events themselves left open."""
-    end = at(60 * 24)
-    time = {
-        "customer_hourly_spend": "window_start",
-        "enriched_orders": "event_time",
-        "order_outcomes": "created_at",
-    }
-    if name not in time:
-        return rows
-    return [row for row in rows if row[time[name]] < end]
 
 
 def _count(
@@ -252,11 +195,13 @@ def _count(
 def _same_late_events(spark: SparkSession, here: Settings, records: list[Record]) -> None:
     """`late_events` names exactly the identities that were worked out here."""
     table = spark.read.format("delta").load(table_path(here.lake.root, LATE_EVENTS)).collect()
+    log = accepted_log(records, kinds_of(here))
+    entries = judge.ledger(spark, here)
     by_address = {
         (topic, placed.partition, placed.offset): placed.event
         for topic, places in (
-            (here.kafka.topics.orders, accepted_log(records, kinds_of(here)).orders),
-            (here.kafka.topics.products, accepted_log(records, kinds_of(here)).products),
+            (here.kafka.topics.orders, log.orders),
+            (here.kafka.topics.products, log.products),
         )
         for placed in places
     }
@@ -265,7 +210,7 @@ def _same_late_events(spark: SparkSession, here: Settings, records: list[Record]
             identity(by_address[row.topic, row.partition, row.offset]) for row in table if row.query == name
         ]
         assert len(named) == len(set(named))
-        assert set(named) == _late(spark, here, name, records)
+        assert set(named) == judge.late_identities(entries, here, name, log)
 
 
 def test_a_seeded_query_counts_from_its_seed_on(spark: SparkSession, settings: Settings) -> None:

@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "pure": {"transforms.", "views", "served", "conditions"},
     "contracts": {"contracts"},
-    "errors": {"errors", "__init__"},
+    "errors": {"errors", "failpoints", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from
 # is nothing but settings.

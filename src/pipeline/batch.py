@@ -25,6 +25,7 @@ from pipeline.contracts import (
     TEXT_LINES,
 )
 from pipeline.errors import RefusedToStart
+from pipeline.failpoints import failpoint
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import create_table, replace
@@ -310,10 +311,12 @@ def _publish(
 ) -> None:
     path = view_path(settings.lake.root, view.name, "batch", view.version)
     create_table(spark, path, view.schema, properties=KEPT_HISTORY)
+    failpoint("batch: table made")
     horizon = view.horizon(until) if view.horizon else None
     rows = batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin)
     facts = facts_of(horizon, log, until=until.isoformat(), contract_version=CONTRACT_VERSION, origin=origin)
     replace(rows, path, metadata=facts)
+    failpoint("batch: replaced")
 
 
 def events_of(

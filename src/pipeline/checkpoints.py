@@ -7,13 +7,16 @@ OffsetSeqLog and CommitLog, version 1 of their format.)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import TypeVar
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from pipeline import files
+from pipeline.errors import CheckpointDamaged
 
 __all__ = [
     "LogRange",
@@ -26,11 +29,13 @@ __all__ = [
     "last_batch",
     "last_committed_batch",
     "micro_batch",
+    "missing_file",
     "newest_watermark",
     "next_offsets",
     "watermark_of",
 ]
 
+_T = TypeVar("_T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -77,8 +82,32 @@ class _Entry:
 
 def generation(spark: SparkSession | None, checkpoint: str) -> str | None:
     """The query id in the checkpoint: a new checkpoint is a new generation. None where there is no checkpoint yet."""
-    text = files.read_text(spark, f"{checkpoint}/metadata")
-    return str(json.loads(text)["id"]) if text else None
+    return _parsed(spark, checkpoint, "metadata", lambda text: str(json.loads(text)["id"]))
+
+
+def missing_file(spark: SparkSession, checkpoint: str) -> str | None:
+    """The file that a checkpoint with these others must have and has not; None where none is seen to be missing.
+
+    Spark writes `metadata` first, then `offsets/N` and `commits/N` by turns. It goes on without a lost one, over offsets
+    that it cuts anew, and the tables take those for a batch they have. Raises CheckpointDamaged where one of the newest
+    cannot be read; Spark itself takes a commit with a flipped bit as it is.
+    """
+    begun, done = last_batch(spark, checkpoint), last_committed_batch(spark, checkpoint)
+    if begun is None and done is None:
+        return None
+    if generation(spark, checkpoint) is None:
+        return f"{checkpoint}/metadata"
+    if done is not None and (begun is None or begun < done):
+        return f"{checkpoint}/offsets/{done}"
+    assert begun is not None
+    if begun > 0 and (done is None or done < begun - 1):
+        return f"{checkpoint}/commits/{begun - 1}"
+    if done is not None:
+        _parsed(spark, checkpoint, f"commits/{done}", lambda text: json.loads(text.splitlines()[1]))
+    _entry(spark, checkpoint, begun)
+    if begun > 0 and _entry(spark, checkpoint, begun - 1) is None:
+        return f"{checkpoint}/offsets/{begun - 1}"
+    return None
 
 
 def last_batch(spark: SparkSession | None, checkpoint: str) -> int | None:
@@ -175,14 +204,37 @@ def _ranges(
 
 def _initial(spark: SparkSession | None, checkpoint: str, source: int) -> Mapping[tuple[str, int], int]:
     """Where a Kafka source began; it keeps that beside the offset log."""
-    text = files.read_text(spark, f"{checkpoint}/sources/{source}/0")
-    return _kafka_offsets(text[text.index("{") :]) if text else {}
+    name = f"sources/{source}/0"
+    return _parsed(spark, checkpoint, name, lambda text: _kafka_offsets(text[text.index("{") :])) or {}
 
 
 def _entry(spark: SparkSession | None, checkpoint: str, batch_id: int) -> _Entry | None:
-    text = files.read_text(spark, f"{checkpoint}/offsets/{batch_id}")
-    if text is None:
-        return None
+    return _parsed(spark, checkpoint, f"offsets/{batch_id}", _entry_of)
+
+
+def _parsed(spark: SparkSession | None, checkpoint: str, name: str, parse: Callable[[str], _T]) -> _T | None:
+    """What a file of the checkpoint says, None where it is not there. Raises CheckpointDamaged where it cannot be read."""
+    file = f"{checkpoint}/{name}"
+    try:
+        text = files.read_text(spark, file)
+        return None if text is None else parse(text)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason: Exception = error
+    except Py4JJavaError as error:
+        if not error.java_exception.getClass().getName().endswith("ChecksumException"):
+            raise
+        reason = error
+    query = checkpoint.rpartition("/")[2]
+    raise CheckpointDamaged(
+        f"query {query}: {file} is damaged, it does not hold what Spark has written.\n"
+        "Bring the checkpoint back as a whole, or begin anew: remove the query's tables and its checkpoint\n"
+        f"  {checkpoint}",
+        query=query,
+        file=file,
+    ) from reason
+
+
+def _entry_of(text: str) -> _Entry:
     _, metadata, *sources = text.splitlines()
     watermark_ms = json.loads(metadata)["batchWatermarkMs"]
     return _Entry(

@@ -97,7 +97,19 @@ def check_plan(
 def check_tables(
     spark: SparkSession, *, query: str, checkpoint: str, root: str, tables: Sequence[str]
 ) -> None:
-    """That each table holds what the query's finished batches have written: CheckpointMismatch otherwise."""
+    """That each table holds what the query's finished batches have written, and nothing after: CheckpointMismatch otherwise.
+
+    Raises CheckpointDamaged where a file of Spark's own is missing or damaged.
+    """
+    missing = checkpoints.missing_file(spark, checkpoint)
+    if missing is not None:
+        raise CheckpointDamaged(
+            f"query {query}: {missing} is gone, though the checkpoint has come further.\n"
+            "Going on would cut the log anew, and tables would take new records for a batch they have. Bring the checkpoint "
+            f"back as a whole, or begin anew: {_anew(checkpoint)}",
+            query=query,
+            file=missing,
+        )
     for table in tables:
         _check_same_generation(spark, query=query, checkpoint=checkpoint, table=table)
     if not _has_finished(spark, checkpoint):
@@ -275,7 +287,18 @@ def _check_same_generation(spark: SparkSession, *, query: str, checkpoint: str, 
             table=table,
             checkpoint=checkpoint,
         )
-    taken = {name.partition(":")[2] for name in transactions(spark, table) if name.startswith(f"{query}:")}
+    known = transactions(spark, table)
+    taken = {name.partition(":")[2] for name in known if name.startswith(f"{query}:")}
+    newest, begun = known.get(f"{query}:{generation}", -1), checkpoints.last_batch(spark, checkpoint)
+    if newest > (-1 if begun is None else begun):
+        raise _mismatch(
+            f"table {table} holds batch {newest} of {query}, but the newest batch of the checkpoint is {begun}: it is an "
+            "older copy, or has lost its newest files.\nGoing on would skip records, as batches that the table has. Bring "
+            f"the newest checkpoint back, or remove the query's tables and its checkpoint to begin anew:\n  {checkpoint}",
+            query=query,
+            table=table,
+            checkpoint=checkpoint,
+        )
     if not taken or generation in taken:
         return
     state = "is gone or empty" if generation is None else f"is another one ({generation})"

@@ -12,6 +12,7 @@ from pyspark.util import inheritable_thread_target
 from pipeline import ledger
 from pipeline.checkpoints import micro_batch
 from pipeline.contracts import ACCEPTED, DEAD, KINDS, ORDERS, PRODUCTS
+from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -74,13 +75,16 @@ def _writer(settings: Settings) -> BatchWriter:
     root, kinds = settings.lake.root, kind_of_topic(settings)
 
     def write(records: DataFrame, transaction: Transaction) -> None:
+        failpoint("ingest: begun")
         checkpoint = checkpoint_path(root, transaction.query)
         batch = micro_batch(records.sparkSession, checkpoint, transaction.batch_id)
         classified = classify(records).persist()
         try:
             counts = ledger.fates(classified)
             _append_all(records.sparkSession, _parts(classified, counts, kinds), root, transaction)
+            failpoint("ingest: all appended")
             ledger.record(records.sparkSession, root, batch, transaction=transaction, counts=counts)
+            failpoint("ingest: in the ledger")
         finally:
             classified.unpersist()
 
@@ -107,6 +111,7 @@ def _append_all(
     """Append to the tables side by side: most of a small append is waiting for its commit."""
 
     def append_part(name: str) -> None:
+        failpoint(f"ingest: {name}")
         append(parts[name], table_path(root, name), transaction=transaction)
 
     in_this_batch = inheritable_thread_target(spark)(append_part)

@@ -17,6 +17,7 @@ from pipeline import checkpoints
 from pipeline.checkpoints import LogRange, MicroBatch, OffsetRange
 from pipeline.contracts import ACCEPTED, DEAD, FATES, TOMBSTONE
 from pipeline.delta_log import table_id, transactions
+from pipeline.failpoints import failpoint
 from pipeline.sinks import Transaction, append, commit_lock
 from pipeline.tables import (
     BATCH_LEDGER,
@@ -90,6 +91,7 @@ def catch_up(spark: SparkSession, root: str, query: str) -> int | None:
             if told is None:
                 break
             rows, known = [*rows, *_entries(query, generation, told, None)], batch.batch_id
+        failpoint("ledger: read from the checkpoint")
         _enter(spark, root, rows, transaction=Transaction(query, generation, known))
     return known
 

@@ -13,6 +13,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import batch, checkpoints, ledger
 from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -104,17 +105,21 @@ def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
     root = settings.lake.root
 
     def write(changes: DataFrame, transaction: Transaction) -> None:
+        failpoint("speed: begun")
         rows = best_of_each_key(changes.select(*view.schema.names), view=view).persist()
         try:
             if rows.count():
                 is_empty = transaction.batch_id == 0 and not view.is_seeded
                 _put(rows, table, view=view, transaction=transaction, is_empty=is_empty)
+                failpoint("speed: written")
                 if view.name == WORD_COUNTS:
                     _publish_counts(rows, settings)
+                    failpoint("speed: counts published")
         finally:
             rows.unpersist()
         if transaction.batch_id % _LEDGER_EVERY == _LEDGER_EVERY - 1:
             ledger.catch_up(changes.sparkSession, root, view.query)
+            failpoint("speed: in the ledger")
 
     return write
 
@@ -155,6 +160,7 @@ def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
     rows = read_version(spark, newest.path, newest.version).select(*view.schema.names)
     table = view_path(settings.lake.root, view.name, "speed", view.version)
     replace(rows, table, metadata=batch.facts_of(newest.horizon, newest.log, seed_version=newest.version))
+    failpoint("seed: copied")
     return _Seed(rows, newest.horizon)
 
 
