@@ -48,11 +48,11 @@ def test_a_lost_row_or_a_cent_is_unexplained_also_beside_late_rows(
     def table(layer: str) -> DeltaTable:
         return DeltaTable.forPath(spark, view_path(here.lake.root, "customer_hourly_spend", layer, 1))  # type: ignore[arg-type]
 
-    # c1 has a late event, c-fixed a repaired one, c-twin a conflict.
+    # c1 has a late event, c-twin a conflict.
     table("speed").update(
         "customer_id = 'c1'", {"hourly_spend": F.col("hourly_spend") - F.lit("3.33").cast("decimal(5,2)")}
     )
-    table("batch").delete("customer_id = 'c-fixed'")
+    table("batch").delete("customer_id = 'c-old'")
     table("batch").update(
         "customer_id = 'c2'", {"hourly_spend": F.col("hourly_spend") + F.lit("0.01").cast("decimal(3,2)")}
     )
@@ -66,11 +66,12 @@ def test_a_lost_row_or_a_cent_is_unexplained_also_beside_late_rows(
     DeltaTable.forPath(spark, words).delete("word = 'not'")
     spend, counts = reconcile.run(here, views=["customer_hourly_spend", "word_counts"])
     assert [key.split()[0] for key in sorted(spend.unexplained_keys)] == [
+        "customer_id=c-old",
         "customer_id=c-twin",
         "customer_id=c1",
         "customer_id=c2",
     ]
-    assert (spend.unexplained, spend.late, spend.conflicting) == (3, 0, 1)
+    assert (spend.unexplained, spend.late, spend.conflicting, spend.repaired) == (4, 0, 1, 1)
     assert counts.unexplained_keys == ["word=not"]
     again = (Path(here.lake.root) / "reconciliation.md").read_text()
     assert "- unexplained: `word=not`" in again

@@ -256,7 +256,7 @@ def _ledger_faults(spark: SparkSession, found: Evidence, read: Sequence[_Reading
         "end",
         before.alias("before"),
         F.coalesce("first_offset", F.col("end")).alias("next"),
-        F.when(is_last, F.greatest("end_offset", before)).alias("last"),
+        F.when(is_last, F.greatest(F.coalesce("end_offset", "end"), before)).alias("last"),
     )
     breaks = placed.where((F.col("next") != F.col("before")) | (F.col("last") < F.col("end"))).limit(
         _MOST_ROWS

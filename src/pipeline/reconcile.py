@@ -32,7 +32,7 @@ from pipeline.contracts import (
     RECORD_IDENTITY,
     TEXT_LINES,
 )
-from pipeline.delta_log import version_of_batch
+from pipeline.delta_log import newest_version, version_of_batch
 from pipeline.errors import RefusedToStart
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -110,7 +110,7 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
 
 
 def _agreement(spark: SparkSession, settings: Settings, view: View, found: Evidence) -> Agreement:
-    newest = batch.published(spark, settings, view)
+    newest = _batch_table(spark, settings, view)
     speed = speed_table(spark, settings, view, found)
     if newest is None or speed is None:
         layer = "batch" if newest is None else "speed"
@@ -225,6 +225,16 @@ def speed_table(
     application = Transaction(view.query, scope.generation, 0).application
     version = version_of_batch(spark, path, application=application, batch_id=scope.judged)
     return None if version is None else (path, version)
+
+
+def _batch_table(spark: SparkSession, settings: Settings, view: View) -> Published | None:
+    """The batch table as it is: what was published last, at the table's newest version, if somebody has changed it since."""
+    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    version = newest_version(spark, path)
+    newest = batch.published(spark, settings, view)
+    if newest is None or version is None:
+        return None
+    return replace(newest, version=max(version, newest.version))
 
 
 def _batch_side(
@@ -557,7 +567,9 @@ def _with_choices(
             if source == 0:
                 picked = rows.join(picks, on=["partition", "offset"]).select(*rows.columns, "world")
                 in_worlds = in_worlds.unionByName(picked)
-            met = in_worlds.withColumn(base, numbered).drop("world")
+            # The order too: in two worlds one order is two.
+            in_worlds = in_worlds.withColumn("order_id", F.concat_ws("|", "world", "order_id"))
+            met = (in_worlds if base == "order_id" else in_worlds.withColumn(base, numbered)).drop("world")
         inputs.append(met)
     parts = F.split(base, r"\|", 2)
     value = F.struct(*[name for name in view.columns if name not in view.keys])
