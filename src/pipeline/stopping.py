@@ -41,7 +41,6 @@ STOP_FILE = "_PIPELINE_STOP_FILE"
 _POLL_SECONDS = 0.2
 _FAR_POLL_SECONDS = 2.0
 _TRIES = 5
-_IDLE_SECONDS = 2.0
 
 _held: dict[str, IO[str]] = {}
 
@@ -57,7 +56,6 @@ class Draining:
     def __init__(self, query: StreamingQuery) -> None:
         self.query = query
         self._is_asked = False
-        self._idle_since: float | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -67,15 +65,13 @@ class Draining:
         if not self._is_asked:
             self._execution().state().set(self._terminated())
             self._is_asked = True
-        self._wake_from_a_long_sleep()
-
-    def _wake_from_a_long_sleep(self) -> None:
-        if self.has_ended or self.query.status["isTriggerActive"]:
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = time.monotonic()
-        elif time.monotonic() - self._idle_since > _IDLE_SECONDS:
+        if self._sleeps_until_a_trigger():
             self.query.stop()
+
+    def _sleeps_until_a_trigger(self) -> bool:
+        """Seen from the loop's own stack: the status that Spark publishes is not exact."""
+        thread = self._execution().queryExecutionThread()
+        return any(frame.getMethodName() == "waitTillTime" for frame in thread.getStackTrace())
 
     def _execution(self) -> Any:
         return self.query._jsq.streamingQuery()
