@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from pyspark.sql import SparkSession
 
 from lake import Sent, at, order, rows_of, send
-from pipeline import ingest, serving, skipping, speed
+from pipeline import audit, ingest, serving, skipping, speed
 from pipeline.errors import RefusedToStart, UnreadableRecord
 from pipeline.settings import Settings
 from pipeline.skipping import Address
@@ -115,3 +115,7 @@ def test_a_record_that_spark_cannot_read_stops_ingest_until_it_is_skipped(
     )
     of_partition = [tuple(row.values())[1:] for row in ledger if row["partition"] == 0]
     assert of_partition == [(0, 3, 3, 0, 0), (3, 4, 0, 0, 0), (4, 5, 1, 0, 0)]
+    report = audit.run(settings)
+    assert report.faults == []
+    (account,) = [one for one in report.partitions if (one.topic, one.partition) == (topic, 0)]
+    assert (account.delivered, account.raw_events, account.skipped) == (5, 4, 1)

@@ -34,6 +34,7 @@ from pipeline.tables import (
     RAW_EVENTS,
     REPAIRS,
     SCHEMAS,
+    SKIPPED_RECORDS,
     checkpoint_path,
     table_path,
 )
@@ -86,10 +87,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Account:
-    """A partition: delivered = raw_events = accepted + dead + tombstones; accepted = distinct + duplicates.
+    """A partition: delivered = raw_events + skipped; raw_events = accepted + dead + tombstones; accepted = distinct + duplicates.
 
-    Offsets are half-open. `gaps` are offsets without a committed record, which were not delivered; `dead` includes those
-    repaired or discarded since; `behind` is what Kafka holds and ingest has not read yet (None: Kafka was not asked).
+    Offsets are half-open. `gaps` are offsets without a committed record, which were not delivered; `skipped` are records that
+    Spark could not read and ingest was told to go past; `dead` includes those repaired or discarded since; `behind` is what Kafka holds and ingest has not read yet (None: Kafka was not asked).
     """
 
     topic: str
@@ -99,6 +100,7 @@ class Account:
     gaps: int = 0
     delivered: int = 0
     raw_events: int = 0
+    skipped: int = 0
     accepted: int = 0
     dead: int = 0
     repaired: int = 0
@@ -305,7 +307,11 @@ def _partitions(
         if span[1] - span[0] > (counts[place]["raw_events"] if place in counts else 0)
     }
     holes = _holes(spark, root, missing)
-    gaps, lost = _told_apart(spark, settings, holes, kafka)
+    skips = _skipped(spark, root) if holes else {}
+    unskipped = {place: _without(runs, skips.get(place, ())) for place, runs in holes.items()}
+    gaps, lost = _told_apart(
+        spark, settings, {place: runs for place, runs in unskipped.items() if runs}, kafka
+    )
     distinct = _distinct(spark, settings, found, ingested)
     accounts = []
     for place in sorted({*spans, *kafka.bounds}):
@@ -324,6 +330,7 @@ def _partitions(
                 gaps=gap_count,
                 delivered=end - first - gap_count,
                 raw_events=row.get("raw_events", 0),
+                skipped=_length(holes.get(place, ())) - _length(unskipped.get(place, ())),
                 accepted=accepted,
                 dead=row.get("dead", 0),
                 repaired=row.get("repaired", 0),
@@ -446,6 +453,17 @@ def _holes(spark: SparkSession, root: str, spans: Mapping[Partition, Run]) -> di
     for row in stepped.where(is_hole).orderBy(*RECORD_IDENTITY).limit(_MOST_ROWS).collect():
         holes[row["topic"], row["partition"]].append((row["before"] + 1, row["offset"]))
     return dict(holes)
+
+
+def _skipped(spark: SparkSession, root: str) -> dict[Partition, list[Run]]:
+    """The records that ingest was told to go past."""
+    path = table_path(root, SKIPPED_RECORDS)
+    if newest_version(spark, path) is None:
+        return {}
+    offsets: dict[Partition, list[int]] = defaultdict(list)
+    for row in spark.read.format("delta").load(path).select(*RECORD_IDENTITY).distinct().collect():
+        offsets[row["topic"], row["partition"]].append(row["offset"])
+    return {place: _runs(found) for place, found in offsets.items()}
 
 
 def _told_apart(
