@@ -26,6 +26,7 @@ from pipeline.tables import checkpoint_path, local_path
 
 __all__ = [
     "Draining",
+    "end_if_asked",
     "hold",
     "is_asked_to_stop",
     "let_go",
@@ -43,35 +44,41 @@ _FAR_POLL_SECONDS = 2.0
 _TRIES = 5
 
 _held: dict[str, IO[str]] = {}
+_asked: dict[str, Draining] = {}
 
 
 class Draining:
-    """A query that is asked to end after its running batch.
+    """A query that is asked to end between two batches.
 
-    `StreamingQuery.stop()` interrupts: between its question whether a batch runs and its answer one may have begun.
-    The loop that runs the batches looks, before each, whether the query is still wanted; what it looks at is set here,
-    and the loop ends by itself, with nothing begun. Only a query that sleeps until a far trigger is interrupted.
+    `StreamingQuery.stop()` interrupts what runs. The loop that runs the batches also ends by itself once the query's state
+    is "terminated", but a batch that is planned and not yet begun is then interrupted, too. So the state is set at the end
+    of a batch's writes (`end_if_asked`), after which Spark marks that batch as done and begins no other; or while the loop
+    sleeps. Should it wake in that very moment and find new records, a batch is planned and not begun: the next start runs it.
     """
 
     def __init__(self, query: StreamingQuery) -> None:
         self.query = query
-        self._is_asked = False
+        _asked.pop(query.name, None)
 
     @property
     def has_ended(self) -> bool:
         return not self._execution().queryExecutionThread().isAlive()
 
     def ask(self) -> None:
-        if not self._is_asked:
-            self._execution().state().set(self._terminated())
-            self._is_asked = True
-        if self._sleeps_until_a_trigger():
+        _asked[self.query.name] = self
+        where = self._stands_in()
+        if where & {"sleep", "waitTillTime"}:
+            self.terminate()
+        if "waitTillTime" in where:  # until the next trigger, which may be far
             self.query.stop()
 
-    def _sleeps_until_a_trigger(self) -> bool:
-        """Seen from the loop's own stack: the status that Spark publishes is not exact."""
-        thread = self._execution().queryExecutionThread()
-        return any(frame.getMethodName() == "waitTillTime" for frame in thread.getStackTrace())
+    def terminate(self) -> None:
+        self._execution().state().set(self._terminated())
+
+    def _stands_in(self) -> set[str]:
+        """The methods of Spark's loop in which it is now: sleeping between batches it is in few."""
+        frames = [frame.getMethodName() for frame in self._execution().queryExecutionThread().getStackTrace()]
+        return set() if "runBatch" in frames or "constructNextBatch" in frames else set(frames)
 
     def _execution(self) -> Any:
         return self.query._jsq.streamingQuery()
@@ -80,6 +87,13 @@ class Draining:
         jvm: Any = SparkSession.builder.getOrCreate()._jvm
         states = jvm.org.apache.spark.sql.execution.streaming.runtime
         return getattr(getattr(states, "TERMINATED$"), "MODULE$")
+
+
+def end_if_asked(query: str) -> None:
+    """To be called by a batch when it has written all: no other batch follows if the query is asked to end."""
+    draining = _asked.get(query)
+    if draining is not None:
+        draining.terminate()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pipeline import guards
 from pipeline.errors import DiskFull, PipelineError, UnreadableRecord
 from pipeline.kafka_topics import Topics
 from pipeline.sinks import Transaction
-from pipeline.stopping import Draining, hold, is_asked_to_stop, let_go, poll_seconds
+from pipeline.stopping import Draining, end_if_asked, hold, is_asked_to_stop, let_go, poll_seconds
 from pipeline.tables import checkpoint_path
 
 __all__ = ["BatchWriter", "QueryFailed", "await_all", "end_all", "guarded", "start"]
@@ -72,6 +72,7 @@ def start(
             guards.require_space(root, query=query, min_free_mebibytes=min_free_mebibytes)
             write(batch, Transaction(query, generation, batch_id))
             note()
+            end_if_asked(query)
         except PipelineError as refusal:
             _refusals[query] = refusal
             raise
