@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from pipeline import batch, checkpoints, kafka_offsets, late, ledger, reconcile
 from pipeline.batch import Evidence
 from pipeline.console import step
-from pipeline.contracts import MAX_VALUE_BYTES, ORDERS, PRODUCTS, RECORD_IDENTITY, TEXT_LINES
+from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, TEXT_LINES
 from pipeline.delta_log import newest_version
 from pipeline.errors import KafkaUnreachable
 from pipeline.kafka_offsets import Partition, Run
@@ -38,6 +38,7 @@ from pipeline.tables import (
     checkpoint_path,
     table_path,
 )
+from pipeline.transforms.decode import is_accepted_text
 from pipeline.views import VIEWS
 
 __all__ = ["Account", "Fault", "QueryAccount", "Report", "run"]
@@ -350,9 +351,10 @@ def _addresses(spark: SparkSession, settings: Settings, found: Evidence) -> Data
     raw = read_version(spark, table_path(root, RAW_EVENTS), versions[RAW_EVENTS])
     has_value = F.col("value").isNotNull()
     is_text = F.col("topic") == settings.kafka.topics.text_lines
-    is_good_text = F.is_valid_utf8(F.col("value")) & (F.octet_length("value") <= MAX_VALUE_BYTES)
     parts = [
-        _marked(raw, raw=F.lit(True), tombstone=~has_value, accepted=is_text & has_value & is_good_text),
+        _marked(
+            raw, raw=F.lit(True), tombstone=~has_value, accepted=is_text & has_value & is_accepted_text()
+        ),
         *[
             _marked(read_version(spark, table_path(root, name), versions[name]), accepted=F.lit(True))
             for name in (ORDER_EVENTS, PRODUCT_EVENTS)

@@ -171,7 +171,17 @@ def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) 
         entries=found.entries,
         scopes=[*found.scopes.values()],
         counted=_counted(spark, settings, found, views=[*found.scopes]),
+        basis=_basis(found),
     )
+
+
+def _basis(found: Evidence) -> dict[str, Any]:
+    """What decides which events are late: how far each query is judged, and which records were repaired."""
+    scopes = {
+        name: [scope.generation, scope.judged, scope.counts_from.isoformat() if scope.counts_from else None]
+        for name, scope in sorted(found.scopes.items())
+    }
+    return {"judged": scopes, "repairs": found.log.versions.get(REPAIRS)}
 
 
 def lateness(settings: Settings, *, views: Sequence[str] = ()) -> list[late.Lateness]:

@@ -15,7 +15,15 @@ from pyspark.sql import SparkSession
 
 from pipeline import files
 
-__all__ = ["Commit", "commit", "newest_version", "table_id", "transactions", "version_of_batch"]
+__all__ = [
+    "Commit",
+    "commit",
+    "newest_transaction",
+    "newest_version",
+    "table_id",
+    "transactions",
+    "version_of_batch",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -43,29 +51,55 @@ def table_id(spark: SparkSession, path: str) -> str | None:
     return str(_newest_snapshot(spark, path).metadata().id())
 
 
-def transactions(spark: SparkSession, path: str, version: int | None = None) -> dict[str, int]:
-    """The newest batch id by application id that the table has taken, by its newest version or by an older one."""
-    if version is None:
-        snapshot = _newest_snapshot(spark, path)
-    else:
-        log = _log(spark, path)
-        defaults = (getattr(log, f"getSnapshotAt$default${number}")() for number in (2, 3, 4))
-        snapshot = log.getSnapshotAt(version, *defaults)
-    taken = _jvm(spark).scala.jdk.javaapi.CollectionConverters.asJava(snapshot.setTransactions())
-    return {action.appId(): int(action.version()) for action in taken}
+def transactions(spark: SparkSession, path: str) -> dict[str, int]:
+    """The newest batch id by application id that the table has taken."""
+    return _of_snapshot(spark, _newest_snapshot(spark, path))
+
+
+def newest_transaction(spark: SparkSession, path: str, version: int, *, query: str) -> tuple[str, int] | None:
+    """Application id and batch id of the query's newest commit up to this version; None where it made none."""
+    for number in range(version, -1, -1):
+        taken = _committed(spark, path, number)
+        found = next((one for one in taken.items() if one[0].startswith(f"{query}:")), None)
+        if found is not None:
+            return found
+    return None
 
 
 def version_of_batch(spark: SparkSession, path: str, *, application: str, batch_id: int) -> int | None:
     """The newest version that holds nothing of later batches of the application; None where there is no table."""
-    version = newest_version(spark, path)
-    while version and transactions(spark, path, version).get(application, -1) > batch_id:
-        version -= 1
-    return version
+    newest = newest_version(spark, path)
+    for number in range(newest or 0, 0, -1):
+        taken = _committed(spark, path, number).get(application)
+        if taken is not None and taken <= batch_id:
+            break
+        if taken is not None:
+            newest = number - 1
+    return newest
+
+
+def _committed(spark: SparkSession, path: str, version: int) -> dict[str, int]:
+    """The batch ids by application id of one commit; where its file is cleaned away, all up to it.
+
+    Read from the file: a snapshot of an older version is a Spark job, and stays in memory for an hour.
+    """
+    text = _commit_text(spark, path, version)
+    if text is None:
+        log = _log(spark, path)
+        defaults = (getattr(log, f"getSnapshotAt$default${number}")() for number in (2, 3, 4))
+        return _of_snapshot(spark, log.getSnapshotAt(version, *defaults))
+    actions = (json.loads(line) for line in text.splitlines() if line.startswith('{"txn"'))
+    return {action["txn"]["appId"]: int(action["txn"]["version"]) for action in actions}
+
+
+def _of_snapshot(spark: SparkSession, snapshot: Any) -> dict[str, int]:
+    taken = _jvm(spark).scala.jdk.javaapi.CollectionConverters.asJava(snapshot.setTransactions())
+    return {action.appId(): int(action.version()) for action in taken}
 
 
 def commit(spark: SparkSession, path: str, version: int) -> Commit | None:
     """What the commit says of itself; None where the table's log no longer keeps it."""
-    text = files.read_text(spark, f"{path}/_delta_log/{version:020d}.json")
+    text = _commit_text(spark, path, version)
     if text is None:
         return None
     actions = (json.loads(line) for line in text.splitlines() if '"commitInfo"' in line)
@@ -73,6 +107,10 @@ def commit(spark: SparkSession, path: str, version: int) -> Commit | None:
     made_at = _EPOCH + timedelta(milliseconds=info.get("timestamp", 0))
     metadata = info.get("userMetadata")
     return Commit(version, made_at, json.loads(metadata) if metadata else None)
+
+
+def _commit_text(spark: SparkSession, path: str, version: int) -> str | None:
+    return files.read_text(spark, f"{path}/_delta_log/{version:020d}.json")
 
 
 def _newest_snapshot(spark: SparkSession, path: str) -> Any:

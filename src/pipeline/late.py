@@ -21,8 +21,8 @@ from pyspark.sql import types as T
 
 from pipeline import ledger
 from pipeline.contracts import ORDERS, TEXT_LINES
-from pipeline.delta_log import newest_version
-from pipeline.sinks import commit_lock, create_table
+from pipeline.delta_log import commit, newest_version
+from pipeline.sinks import append_with, commit_lock, create_table
 from pipeline.tables import LATE_EVENTS, SCHEMAS, table_path
 from pipeline.views import View
 
@@ -163,26 +163,36 @@ def enter(
     entries: DataFrame,
     scopes: Sequence[Scope],
     counted: Mapping[str, Counted],
+    basis: Mapping[str, Any],
 ) -> None:
     """Enter the late events of these scopes that `late_events` does not have yet, healed where a batch form counts them.
 
     `events` are what each query could have read of the log, by kind; `counted` the published batch forms by view. What
-    a query of an older generation was late for is removed: its successor began anew.
+    a query of an older generation was late for is removed: its successor began anew. `basis` says from what all this
+    follows: the commit keeps it, and as long as that is the table's newest, there is nothing to look for.
     """
     path = table_path(root, LATE_EVENTS)
     create_table(spark, path, SCHEMAS[LATE_EVENTS])
     with commit_lock(path):
+        if _newest_basis(spark, path) == basis:
+            return
         _forget_older_generations(spark, path, scopes)
         clocked = [scope for scope in scopes if any(one.kind != TEXT_LINES for one in scope.view.reads)]
         found = _missed(events, readings(spark, entries, clocked))
         known = spark.read.format("delta").load(path).select(*_IDENTITY)
-        new = _with_healed(found.join(known, on=[*_IDENTITY], how="left_anti"), counted).persist()
+        new = found.join(known, on=[*_IDENTITY], how="left_anti").persist()
         try:
-            if new.count():
-                rows = new.select(*SCHEMAS[LATE_EVENTS].names).coalesce(1)
-                rows.write.format("delta").mode("append").save(path)
+            rows = _with_healed(new, counted).select(*SCHEMAS[LATE_EVENTS].names).coalesce(1)
+            append_with(rows, path, metadata=basis)
         finally:
             new.unpersist()
+
+
+def _newest_basis(spark: SparkSession, path: str) -> Mapping[str, Any] | None:
+    """What the newest commit was entered from; None where it was another kind of commit."""
+    version = newest_version(spark, path)
+    newest = commit(spark, path, version) if version else None
+    return newest.metadata if newest else None
 
 
 def heal(spark: SparkSession, root: str, *, counted: Mapping[str, Counted]) -> None:

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from pipeline import checkpoints
 from pipeline.checkpoints import LogRange, MicroBatch, OffsetRange
 from pipeline.contracts import ACCEPTED, DEAD, FATES, TOMBSTONE
-from pipeline.delta_log import table_id, transactions
+from pipeline.delta_log import newest_transaction, table_id, transactions
 from pipeline.failpoints import failpoint
 from pipeline.sinks import Transaction, append, commit_lock
 from pipeline.tables import (
@@ -124,16 +124,21 @@ def _ingested_in(
         for path in (table_path(root, name) for name in _LOG_TABLES)
         if table_id(spark, path) == log_range.table_id
     )
-    through = transactions(spark, path, log_range.through)
-    after = {} if log_range.after is None else transactions(spark, path, log_range.after)
-    application = next((name for name in through if name.startswith(f"{INGEST}:")), None)
-    if application is None:
+    through = newest_transaction(spark, path, log_range.through, query=INGEST)
+    if through is None:
         return []
-    if through[application] > taken.get(application, -1):
+    application, newest = through
+    if newest > taken.get(application, -1):
         return None
+    before = (
+        newest_transaction(spark, path, log_range.after, query=INGEST)
+        if log_range.after is not None
+        else None
+    )
+    after = before[1] if before is not None and before[0] == application else -1
     entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
     is_ingest = (F.col("query") == INGEST) & (F.col("generation") == application.partition(":")[2])
-    is_inside = (F.col("batch_id") > after.get(application, -1)) & (F.col("batch_id") <= through[application])
+    is_inside = (F.col("batch_id") > after) & (F.col("batch_id") <= newest)
     # One range for each partition: batches follow each other without a hole.
     spans = (
         entries.where(is_ingest & is_inside)

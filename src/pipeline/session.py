@@ -20,6 +20,10 @@ from pipeline.settings import Settings
 
 __all__ = ["session"]
 
+_MEBIBYTE = 1024 * 1024
+_LEAST_MEMORY = 1024 * _MEBIBYTE
+_MOST_MEMORY = 8192 * _MEBIBYTE
+
 _is_starting_java = False
 
 
@@ -40,6 +44,7 @@ def session(settings: Settings) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     builder = builder.master(settings.spark.master).config("spark.jars", ",".join(map(str, spark_jars())))
+    builder = builder.config("spark.driver.memory", settings.spark.conf.get("spark.driver.memory", _memory()))
     with _jvm_output_in_a_file(), _jvm_deaf_to_sigterm():
         return builder.config("spark.driver.extraJavaOptions", _java_options(settings)).getOrCreate()
 
@@ -59,6 +64,14 @@ def _defaults(settings: Settings) -> dict[str, str]:
 def _cores(master: str) -> int:
     inside = master.removeprefix("local[").partition("]")[0] if master.startswith("local[") else "*"
     return int(inside) if inside.isdigit() else (os.cpu_count() or 2)
+
+
+def _memory() -> str:
+    """What the JVM may take: a quarter of the machine's memory, 8 GiB at most. Spark's own default of 1 GiB is soon spent
+    on collecting garbage: what a broadcast leaves behind is given back by a full collection only.
+    """
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{min(max(machine // 4, _LEAST_MEMORY), _MOST_MEMORY) // _MEBIBYTE}m"
 
 
 def _is_submitted() -> bool:

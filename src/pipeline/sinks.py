@@ -24,7 +24,16 @@ from pipeline.delta_log import transactions
 from pipeline.tables import local_path
 from pipeline.views import View
 
-__all__ = ["Transaction", "append", "commit_lock", "create_table", "replace", "transactions", "upsert"]
+__all__ = [
+    "Transaction",
+    "append",
+    "append_with",
+    "commit_lock",
+    "create_table",
+    "replace",
+    "transactions",
+    "upsert",
+]
 
 
 _locks = threading.local()
@@ -83,19 +92,25 @@ def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) 
         .whenMatchedUpdateAll(is_better)
         .whenNotMatchedInsertAll()
     )
-    with commit_lock(path), _session_options(spark, transaction.options):
+    with commit_lock(path), _session_options(spark, _as_settings(transaction.options)):
         merge.execute()
+
+
+def append_with(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
+    """Append the rows in one commit, which carries `metadata` as JSON; it is made also where there are no rows."""
+    with _session_options(rows.sparkSession, {"spark.databricks.delta.skipRecordingEmptyCommits": "false"}):
+        _write_with(rows, path, mode="append", metadata=metadata)
 
 
 def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
     """Replace all rows of the table in one commit, which carries `metadata` as JSON."""
+    _write_with(rows, path, mode="overwrite", metadata=metadata)
+
+
+def _write_with(rows: DataFrame, path: str, *, mode: str, metadata: Mapping[str, Any]) -> None:
+    text = json.dumps(metadata, sort_keys=True)
     with commit_lock(path):
-        (
-            rows.write.format("delta")
-            .mode("overwrite")
-            .option("userMetadata", json.dumps(metadata, sort_keys=True))
-            .save(path)
-        )
+        rows.write.format("delta").mode(mode).option("userMetadata", text).save(path)
 
 
 @contextmanager
@@ -122,14 +137,18 @@ def commit_lock(path: str) -> Iterator[None]:
 
 @contextmanager
 def _session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterator[None]:
-    keys = {f"spark.databricks.delta.write.{name}": value for name, value in options.items()}
-    for key, value in keys.items():
+    for key, value in options.items():
         spark.conf.set(key, value)
     try:
         yield
     finally:
-        for key in keys:
+        for key in options:
             spark.conf.unset(key)
+
+
+def _as_settings(options: Mapping[str, str]) -> dict[str, str]:
+    """Options of a write as the settings of its session, where a merge looks for them."""
+    return {f"spark.databricks.delta.write.{name}": value for name, value in options.items()}
 
 
 def _column_of(alias: str) -> Any:

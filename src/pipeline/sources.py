@@ -25,7 +25,6 @@ __all__ = [
     "with_kind",
 ]
 
-_ACCEPTED = {ORDERS: accepted_orders, PRODUCTS: accepted_products, TEXT_LINES: text_lines}
 _WHOLE_VERSIONS = 2**31 - 1
 """Files of the log in a micro-batch. The ledger tells what a batch has read by versions, so none may end inside of one."""
 
@@ -83,7 +82,7 @@ def stream_events(spark: SparkSession, settings: Settings, kind: str) -> DataFra
     if settings.speed.source == "log":
         return _stream_of_the_log(spark, settings, kind)
     records = stream_records(spark, settings, [kind], max_offsets=settings.speed.max_offsets_per_trigger)
-    return _ACCEPTED[kind](classify(records))
+    return _accepted(records, kind)
 
 
 def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> DataFrame:
@@ -95,7 +94,7 @@ def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> Da
     )
     if kind != TEXT_LINES:
         return log
-    return text_lines(classify(log.transform(with_kind, kinds=_topics_of(settings, kind))))
+    return text_lines(log.transform(with_kind, kinds=_topics_of(settings, kind)))
 
 
 def read_events(
@@ -118,7 +117,14 @@ def read_events(
     records = read_version(spark, table_path(root, RAW_EVENTS), version)
     if repairs is not None:
         records = _patched(records, read_version(spark, table_path(root, REPAIRS), repairs))
-    return _ACCEPTED[kind](classify(records.transform(with_kind, kinds=_topics_of(settings, kind))))
+    return _accepted(records.transform(with_kind, kinds=_topics_of(settings, kind)), kind)
+
+
+def _accepted(records: DataFrame, kind: str) -> DataFrame:
+    if kind == TEXT_LINES:
+        return text_lines(records)
+    classified = classify(records)
+    return accepted_orders(classified) if kind == ORDERS else accepted_products(classified)
 
 
 def _patched(records: DataFrame, repairs: DataFrame) -> DataFrame:

@@ -60,7 +60,14 @@ from pipeline.transforms.checks import (
     with_quantities,
 )
 
-__all__ = ["accepted_orders", "accepted_products", "classify", "dead_letters", "text_lines"]
+__all__ = [
+    "accepted_orders",
+    "accepted_products",
+    "classify",
+    "dead_letters",
+    "is_accepted_text",
+    "text_lines",
+]
 
 CORRUPT = "_corrupt_record"
 
@@ -132,9 +139,15 @@ def accepted_products(classified: DataFrame) -> DataFrame:
     return _accepted(classified, PRODUCTS).select("product.*", "*").select(*_columns(PRODUCT_EVENTS))
 
 
-def text_lines(classified: DataFrame) -> DataFrame:
-    """The accepted texts as LINES."""
-    return _accepted(classified, TEXT_LINES).select(*_columns(LINES))
+def text_lines(records: DataFrame) -> DataFrame:
+    """The accepted texts among records (RAW_EVENTS and their `kind`) as LINES: nothing of them needs to be parsed."""
+    texts = records.where((F.col("kind") == TEXT_LINES) & is_accepted_text())
+    return texts.withColumn("line", _text()).select(*_columns(LINES))
+
+
+def is_accepted_text() -> Column:
+    """Whether `value` is a text that the contract accepts; null for a tombstone."""
+    return ~_is_too_large() & F.is_valid_utf8(_text())
 
 
 def dead_letters(classified: DataFrame) -> DataFrame:
@@ -262,7 +275,7 @@ def _violations() -> Column:
         .when(_is_too_large(), _names(TOO_LARGE))
         .when(
             F.col("kind") == TEXT_LINES,
-            F.when(F.is_valid_utf8(_text()), _names()).otherwise(_names(NOT_UTF8)),
+            F.when(is_accepted_text(), _names()).otherwise(_names(NOT_UTF8)),
         )
         .when(F.col("document").isNull(), _names(NOT_JSON))
         .when(F.col("kind") == ORDERS, _failures(_order_checks()))
