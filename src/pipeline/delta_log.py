@@ -1,6 +1,7 @@
 """What a Delta table's own log says: its versions, which micro-batches they hold, and what a commit says of itself.
 
-None of it starts a Spark job where the table's checksum file is in place: a history() would, each time.
+None of it starts a Spark job where the table's checksum file is in place: a history() would, each time. What Delta has
+no public way for goes through its own classes, here and nowhere else.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from pipeline import files
 
 __all__ = [
     "Commit",
+    "append_as",
     "commit",
     "newest_transaction",
     "newest_version",
@@ -53,7 +55,34 @@ def table_id(spark: SparkSession, path: str) -> str | None:
 
 def transactions(spark: SparkSession, path: str) -> dict[str, int]:
     """The newest batch id by application id that the table has taken."""
-    return _of_snapshot(spark, _newest_snapshot(spark, path))
+    snapshot = _newest_snapshot(spark, path)
+    checksum = files.read_text(spark, f"{path}/_delta_log/{int(snapshot.version()):020d}.crc")
+    noted = None if checksum is None else json.loads(checksum).get("setTransactions")
+    if noted is None:
+        return _of_snapshot(spark, snapshot)
+    return {action["appId"]: int(action["version"]) for action in noted}
+
+
+def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) -> None:
+    """Append the rows in one commit that carries this application id and batch id, whatever the table has taken before.
+
+    The options `txnAppId` and `txnVersion` do the same, but have Delta build the table's whole state before each
+    commit, to see whether it has the batch: two Spark jobs, and more the longer the table lives. `rows` must have the
+    table's columns.
+    """
+    spark = rows.sparkSession
+    delta, scala = _jvm(spark).org.apache.spark.sql.delta, _jvm(spark).scala
+    none = scala.Option.empty()
+    change = _log(spark, path).startTransaction()
+    schema = rows._jdf.schema().asNullable()
+    if not schema.equals(change.metadata().schema().asNullable()):
+        raise TypeError(f"rows of {schema.simpleString()} do not fit the table {path}")
+    added = change.writeFiles(rows._jdf)
+    now_ms = int(datetime.now(timezone.utc).timestamp() * 1000)
+    taken = delta.actions.SetTransaction(application, batch_id, scala.Option.apply(now_ms))
+    append = _jvm(spark).org.apache.spark.sql.SaveMode.Append
+    operation = getattr(delta, "DeltaOperations$Write")(append, *[none] * 8)
+    change.commit(added.appended(taken), operation)
 
 
 def newest_transaction(spark: SparkSession, path: str, version: int, *, query: str) -> tuple[str, int] | None:

@@ -54,8 +54,9 @@ def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> Stre
     root = settings.lake.root
     for name in (*_TABLES, BATCH_LEDGER):
         create_table(spark, table_path(root, name), SCHEMAS[name])
+    records = stream_records(spark, settings, KINDS, max_offsets=settings.ingest.max_offsets_per_trigger)
     return start(
-        stream_records(spark, settings, KINDS, max_offsets=settings.ingest.max_offsets_per_trigger),
+        classify(records),  # as part of the stream it is planned once, inside a batch it would be for each
         query=QUERY,
         root=root,
         tables=written_tables(root),
@@ -76,14 +77,14 @@ def _writer(settings: Settings) -> BatchWriter:
 
     def write(records: DataFrame, transaction: Transaction) -> None:
         failpoint("ingest: begun")
-        checkpoint = checkpoint_path(root, transaction.query)
-        batch = micro_batch(records.sparkSession, checkpoint, transaction.batch_id)
-        classified = classify(records).persist()
+        spark, checkpoint = records.sparkSession, checkpoint_path(root, transaction.query)
+        batch = micro_batch(spark, checkpoint, transaction.batch_id)
+        classified = records.persist()
         try:
             counts = ledger.fates(classified)
-            _append_all(records.sparkSession, _parts(classified, counts, kinds), root, transaction)
+            _append_all(spark, _parts(classified, counts, kinds), root, transaction)
             failpoint("ingest: all appended")
-            ledger.record(records.sparkSession, root, batch, transaction=transaction, counts=counts)
+            ledger.record(spark, root, batch, transaction=transaction, counts=counts)
             failpoint("ingest: in the ledger")
         finally:
             classified.unpersist()

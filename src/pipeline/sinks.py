@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from delta.tables import DeltaTable
@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipeline.delta_log import transactions
+from pipeline.delta_log import append_as, transactions
 from pipeline.tables import local_path
 from pipeline.views import View
 
@@ -41,11 +41,15 @@ _locks = threading.local()
 
 @dataclass(frozen=True)
 class Transaction:
-    """Which micro-batch of which generation of a query writes."""
+    """Which micro-batch of which generation of a query writes.
+
+    `newest_by_table` is what its run knows of the batches that tables have taken, by path.
+    """
 
     query: str
     generation: str
     batch_id: int
+    newest_by_table: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def application(self) -> str:
@@ -70,8 +74,19 @@ def create_table(
 
 
 def append(rows: DataFrame, path: str, *, transaction: Transaction) -> None:
+    """Append the rows unless the table has this batch of theirs."""
     with commit_lock(path):
-        rows.write.format("delta").mode("append").options(**transaction.options).save(path)
+        if not _has_taken(rows.sparkSession, path, transaction):
+            append_as(rows, path, application=transaction.application, batch_id=transaction.batch_id)
+            transaction.newest_by_table[path] = transaction.batch_id
+
+
+def _has_taken(spark: SparkSession, path: str, transaction: Transaction) -> bool:
+    """Asked of the table at the first batch of a run: nobody else writes batches of this generation while it lasts."""
+    newest = transaction.newest_by_table
+    if path not in newest:
+        newest[path] = transactions(spark, path).get(transaction.application, -1)
+    return newest[path] >= transaction.batch_id
 
 
 def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) -> None:

@@ -65,12 +65,13 @@ def start(
     )
     note = guards.table_notes(spark, query=query, checkpoint=checkpoint, root=root, tables=tables)
     _refusals.pop(query, None)
+    newest_by_table: dict[str, int] = {}
 
     def write_batch(batch: DataFrame, batch_id: int) -> None:
         generation = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId") or ""
         try:
             guards.require_space(root, query=query, min_free_mebibytes=min_free_mebibytes)
-            write(batch, Transaction(query, generation, batch_id))
+            write(batch, Transaction(query, generation, batch_id, newest_by_table))
             note()
             end_if_asked(query)
         except PipelineError as refusal:
