@@ -74,9 +74,9 @@ def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) ->
     delta, scala = _jvm(spark).org.apache.spark.sql.delta, _jvm(spark).scala
     none = scala.Option.empty()
     change = _log(spark, path).startTransaction()
-    schema = rows._jdf.schema().asNullable()
-    if not schema.equals(change.metadata().schema().asNullable()):
-        raise TypeError(f"rows of {schema.simpleString()} do not fit the table {path}")
+    columns, wanted = (schema.catalogString() for schema in (rows._jdf.schema(), change.metadata().schema()))
+    if columns != wanted:
+        raise TypeError(f"rows of {columns} do not fit the table {path} of {wanted}")
     added = change.writeFiles(rows._jdf)
     now_ms = int(datetime.now(timezone.utc).timestamp() * 1000)
     taken = delta.actions.SetTransaction(application, batch_id, scala.Option.apply(now_ms))
