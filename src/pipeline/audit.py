@@ -22,7 +22,7 @@ from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, TEXT_LINES
 from pipeline.delta_log import newest_version
 from pipeline.errors import KafkaUnreachable
 from pipeline.kafka_offsets import Partition, Run
-from pipeline.session import session
+from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table
 from pipeline.sources import kind_of_topic, read_version
@@ -172,13 +172,24 @@ def run(settings: Settings) -> Report:
         kafka = _ask_bounds(settings)
         read = [*ingested, *_read_by_queries(spark, settings, found)]
         faults = _ledger_faults(spark, found, read)
-    with step("audit: every offset and its fate"):
-        partitions, more = _partitions(spark, settings, found, ingested, kafka)
-        faults += more
-    with step("audit: every event and every query"):
-        queries, more = _queries(spark, settings, found, read)
-        faults += more
-    return Report(partitions, queries, faults, notes=[kafka.silence] if kafka.silence else [])
+
+    def of_offsets() -> Report:
+        with step("audit: every offset and its fate"):
+            accounts, more = _partitions(spark, settings, found, ingested, kafka)
+            return Report(accounts, [], more)
+
+    def of_queries() -> Report:
+        with step("audit: every event and every query"):
+            accounts, more = _queries(spark, settings, found, read)
+            return Report([], accounts, more)
+
+    offsets, queries = side_by_side(spark, [of_offsets, of_queries])
+    return Report(
+        offsets.partitions,
+        queries.queries,
+        [*faults, *offsets.faults, *queries.faults],
+        notes=[kafka.silence] if kafka.silence else [],
+    )
 
 
 def _ingested(spark: SparkSession, settings: Settings) -> list[_Reading]:

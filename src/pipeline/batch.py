@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Literal
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.util import inheritable_thread_target
 
 from pipeline import delta_log, late, ledger
 from pipeline.console import step
@@ -26,7 +25,7 @@ from pipeline.contracts import (
 )
 from pipeline.errors import RefusedToStart
 from pipeline.failpoints import failpoint
-from pipeline.session import session
+from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import create_table, replace
 from pipeline.sources import read_events, read_version, table_version
@@ -64,7 +63,6 @@ __all__ = [
 Origin = Literal["typed", "raw"]
 
 _LATENESS = timedelta(minutes=10)
-_VIEWS_AT_A_TIME = 2
 KEPT_HISTORY = {"delta.logRetentionDuration": "interval 3650 days"}
 """For tables of few commits, one of which says what their rows are: it must never be cleaned away."""
 
@@ -116,14 +114,11 @@ def run(
     log = snapshot(spark, settings)
     until = until or newest_event_time(spark, settings, log) - _LATENESS
 
-    @inheritable_thread_target(spark)
     def publish(name: str) -> None:
         with step(f"batch {name}"):
             _publish(spark, settings, VIEWS[name], log=log, until=until, origin=source)
 
-    # A view is many small jobs with a driver's work between them: two at a time leave no core idle.
-    with ThreadPoolExecutor(_VIEWS_AT_A_TIME) as pool:
-        list(pool.map(publish, views or [*VIEWS]))
+    side_by_side(spark, [partial(publish, name) for name in views or VIEWS])
     found = evidence(spark, settings)
     if found.scopes:
         with step("late events: which are counted now"):

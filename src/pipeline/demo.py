@@ -24,7 +24,7 @@ __all__ = ["run"]
 
 HOURS = 36
 MICRO_BATCHES = 3
-SHORT_SESSION = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=384m -XX:+UseSerialGC"
+SHORT_SESSION = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=384m -XX:+UseSerialGC -Xms1g -Xmn512m -XX:MetaspaceSize=256m"
 """In a session of minutes the optimizing compiler takes half of all CPU time and does not earn it back. Without it the
 JVM's code cache is 48 MB by default; once that is full, nothing is compiled any more."""
 

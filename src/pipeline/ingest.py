@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
-from pyspark.util import inheritable_thread_target
 
 from pipeline import ledger
 from pipeline.checkpoints import micro_batch
 from pipeline.contracts import ACCEPTED, DEAD, KINDS, ORDERS, PRODUCTS
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
-from pipeline.session import session
+from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
 from pipeline.sources import kafka_topics, kind_of_topic, stream_records
@@ -115,6 +114,4 @@ def _append_all(
         failpoint(f"ingest: {name}")
         append(parts[name], table_path(root, name), transaction=transaction)
 
-    in_this_batch = inheritable_thread_target(spark)(append_part)
-    with ThreadPoolExecutor(len(_TABLES)) as pool:
-        list(pool.map(in_this_batch, parts))
+    side_by_side(spark, [partial(append_part, name) for name in parts], at_a_time=len(_TABLES))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from functools import reduce
+from functools import partial, reduce
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -34,7 +34,7 @@ from pipeline.contracts import (
 )
 from pipeline.delta_log import newest_version, version_of_batch
 from pipeline.errors import RefusedToStart
-from pipeline.session import session
+from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, commit_lock, create_table
 from pipeline.sources import read_version
@@ -98,10 +98,12 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
         found = batch.evidence(spark, settings)
         if found.scopes:
             batch.enter_late_events(spark, settings, found)
-    agreements = []
-    for name in views or [*VIEWS]:
+
+    def agreement(name: str) -> Agreement:
         with step(f"reconcile {name}"):
-            agreements.append(_agreement(spark, settings, VIEWS[name], found))
+            return _agreement(spark, settings, VIEWS[name], found)
+
+    agreements = side_by_side(spark, [partial(agreement, name) for name in views or VIEWS])
     missed = late.recorded(spark, settings.lake.root).groupBy("query").count().collect()
     late_events = {row["query"]: row["count"] for row in missed}
     agreements = [replace(one, late_events=late_events.get(one.view, 0)) for one in agreements]

@@ -7,18 +7,23 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
+from pyspark.util import inheritable_thread_target
 
 from pipeline.jars import spark_jars
 from pipeline.settings import Settings
 
-__all__ = ["session"]
+__all__ = ["session", "side_by_side"]
+
+Result = TypeVar("Result")
 
 _MEBIBYTE = 1024 * 1024
 _LEAST_MEMORY = 1024 * _MEBIBYTE
@@ -47,6 +52,21 @@ def session(settings: Settings) -> SparkSession:
     builder = builder.config("spark.driver.memory", settings.spark.conf.get("spark.driver.memory", _memory()))
     with _jvm_output_in_a_file(), _jvm_deaf_to_sigterm():
         return builder.config("spark.driver.extraJavaOptions", _java_options(settings)).getOrCreate()
+
+
+def side_by_side(
+    spark: SparkSession, tasks: Sequence[Callable[[], Result]], *, at_a_time: int = 2
+) -> list[Result]:
+    """Run the tasks in threads of this session; their results in order. The first error is raised.
+
+    Much of what Spark does is many small jobs with a driver's work between them: two at a time leave no core idle.
+    """
+    with ThreadPoolExecutor(at_a_time) as pool:
+        return list(pool.map(inheritable_thread_target(spark)(_call), tasks))
+
+
+def _call(task: Callable[[], Result]) -> Result:
+    return task()
 
 
 def _defaults(settings: Settings) -> dict[str, str]:

@@ -28,7 +28,7 @@ from pipeline.errors import KafkaUnreachable
 
 __all__ = ["PARTITIONS", "Record", "Summary", "Topics", "generate", "records"]
 
-PARTITIONS: Mapping[str, int] = {"orders": 4, "products": 2, "text_lines": 1}
+PARTITIONS: Mapping[str, int] = {"orders": 2, "products": 1, "text_lines": 1}
 CATALOGUE = 200
 CUSTOMERS_PER_EVENT = 1_000 / 50_000
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)

@@ -11,7 +11,7 @@ Spark would compute it at every use. What only odd records need is `interpreted`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import cache, reduce
 from operator import and_
 
 from pyspark.sql import Column, DataFrame
@@ -118,15 +118,28 @@ def classify(records: DataFrame) -> DataFrame:
     `violations` is in contract order and empty unless the fate is dead; of the other three only the one of the
     record's kind is filled, and only when the fate is accepted. Runs on batches and streams alike.
     """
+    steps = reduce(DataFrame.withColumns, _steps(), records)
+    return steps.select(*RAW_EVENTS.names, "kind", *_verdict())
+
+
+@cache
+def _steps() -> tuple[dict[str, Column], ...]:
+    """The columns that follow from each other, step by step. They are of no DataFrame, so they are built once a process:
+    three thousand calls into the JVM.
+    """
     return (
-        records.withColumn("parsed", _once(_parsed()))
-        .withColumn("document", _document())
-        .withColumns(_values())
-        .withColumns(_judged_values())
-        .withColumn("total", _total())
-        .withColumn("violations", _once(_violations()))
-        .select(*RAW_EVENTS.names, "kind", _fate().alias("fate"), "violations", *_events())
+        {"parsed": _once(_parsed())},
+        {"document": _document()},
+        _values(),
+        _judged_values(),
+        {"total": _total()},
+        {"violations": _once(_violations())},
     )
+
+
+@cache
+def _verdict() -> tuple[Column, ...]:
+    return (_fate().alias("fate"), F.col("violations"), *_events())
 
 
 def accepted_orders(classified: DataFrame) -> DataFrame:
