@@ -7,8 +7,10 @@ layer must hold what the reference computes over all the others.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import astuple
 from datetime import datetime, timedelta, timezone
+from operator import itemgetter
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -91,14 +93,14 @@ def check_log(spark: SparkSession, here: Settings, records: list[Record]) -> Non
     raw = [
         (*_place(row), _ms(row.kafka_timestamp), row.key, row.value) for row in _rows(spark, here, RAW_EVENTS)
     ]
-    assert sorted(raw, key=_first_three) == [
+    assert sorted(raw, key=itemgetter(0, 1, 2)) == [
         (*_address(record), record.timestamp_ms, record.key, record.value) for record in records
     ]
     dead = [
         (*_place(row), _ms(row.kafka_timestamp), row.key, row.value, tuple(row.violations))
         for row in _rows(spark, here, DEAD_LETTERS)
     ]
-    assert sorted(dead, key=_first_three) == [
+    assert sorted(dead, key=itemgetter(0, 1, 2)) == [
         (
             *_address(record),
             record.timestamp_ms,
@@ -109,16 +111,15 @@ def check_log(spark: SparkSession, here: Settings, records: list[Record]) -> Non
         for record in records
         if verdicts[_address(record)].fate == "dead"
     ]
-    orders = [(_place(row), _order_row(row)) for row in _rows(spark, here, ORDER_EVENTS)]
-    products = [(_place(row), _product_row(row)) for row in _rows(spark, here, PRODUCT_EVENTS)]
-    events = {address: verdict.event for address, verdict in verdicts.items()}
-    assert sorted(orders, key=_first) == [
-        (address, _order_event(event)) for address, event in events.items() if isinstance(event, OrderEvent)
+    typed = [
+        *((_place(row), order_values(row)) for row in _rows(spark, here, ORDER_EVENTS)),
+        *((_place(row), product_values(row)) for row in _rows(spark, here, PRODUCT_EVENTS)),
     ]
-    assert sorted(products, key=_first) == [
-        (address, _product_event(event))
+    events = {address: verdict.event for address, verdict in verdicts.items()}
+    assert sorted(typed, key=itemgetter(0)) == [
+        (address, event_values(event))
         for address, event in events.items()
-        if isinstance(event, ProductEvent)
+        if isinstance(event, OrderEvent | ProductEvent)
     ]
 
 
@@ -213,14 +214,22 @@ def _ms(time: datetime) -> int:
     )
 
 
-def _order_row(row: Any) -> tuple[object, ...]:
+def order_values(row: Any) -> tuple[object, ...]:
+    """Of a typed order what `event_values` gives for the same order as plain Python reads it."""
     items = None if row["items"] is None else [tuple(item) for item in row["items"]]
     time = row.event_time.replace(tzinfo=timezone.utc)
     return (row.event_type, row.order_id, row.customer_id, row.total, row.status, items, time)
 
 
-def _order_event(event: OrderEvent) -> tuple[object, ...]:
-    items = None if event.items is None else [(i.product_id, i.price, i.quantity) for i in event.items]
+def product_values(row: Any) -> tuple[object, ...]:
+    time = row.event_time.replace(tzinfo=timezone.utc)
+    return (row.product_id, row.name, row.product_category, row.price, row.cost, time)
+
+
+def event_values(event: OrderEvent | ProductEvent) -> tuple[object, ...]:
+    if isinstance(event, ProductEvent):
+        return astuple(event)
+    items = None if event.items is None else [astuple(item) for item in event.items]
     return (
         event.event_type,
         event.order_id,
@@ -230,23 +239,3 @@ def _order_event(event: OrderEvent) -> tuple[object, ...]:
         items,
         event.event_time,
     )
-
-
-def _product_row(row: Any) -> tuple[object, ...]:
-    time = row.event_time.replace(tzinfo=timezone.utc)
-    return (row.product_id, row.name, row.product_category, row.price, row.cost, time)
-
-
-def _product_event(event: ProductEvent) -> tuple[object, ...]:
-    return (
-        event.product_id,
-        event.name,
-        event.product_category,
-        event.price,
-        event.cost,
-        event.event_time,
-    )
-
-
-_first: Callable[[Any], Any] = lambda row: row[0]  # noqa: E731
-_first_three: Callable[[Any], Any] = lambda row: row[:3]  # noqa: E731

@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 
 __all__ = ["play_with_kills"]
 
-KILLS = 2
+KILLS = 3
 WATCHED = ("offsets", "commits", "_delta_log")
 LONGEST_DELAY_SECONDS = 12.0
 TIMEOUT_SECONDS = 600.0

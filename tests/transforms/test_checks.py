@@ -121,7 +121,7 @@ def outcomes(
 
 
 def test_amounts(spark: SparkSession) -> None:
-    found = outcomes(spark, [text for text, _ in AMOUNTS], lambda text: amount(text, F.lit("{}")))
+    found = outcomes(spark, [text for text, _ in AMOUNTS], lambda text: amount(text, F.lit("{}"), "total"))
     wrong = [(text, got, want) for (text, want), got in zip(AMOUNTS, found, strict=True) if got != want]
     assert wrong == []
 
@@ -133,12 +133,13 @@ def test_amounts(spark: SparkSession) -> None:
         ('{"total":1e-400}', None),
         ('{"total" : -12.5E-0400}', None),
         ('{"name":"1e-400","total":0.0}', Decimal("0.00")),
+        ('{"total":0.0,"items":[{"price":1e-400}]}', Decimal("0.00")),
     ],
 )
 def test_a_zero_may_be_a_number_too_small_for_a_double(
     spark: SparkSession, document: str, expected: Decimal | None
 ) -> None:
-    row = spark.range(1).select(amount(F.lit("0.0"), F.lit(document)).alias("amount")).first()
+    row = spark.range(1).select(amount(F.lit("0.0"), F.lit(document), "total").alias("amount")).first()
     assert row is not None
     assert row["amount"] == expected
 

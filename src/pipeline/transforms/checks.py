@@ -51,7 +51,7 @@ USUAL_AMOUNTS = rf"\A{USUAL}(?:,{USUAL})*+\z"
 USUAL_IDENTIFIERS = rf"\A[^\x00]{{1,{MAX_ID_CHARACTERS}}}+(?:\x00[^\x00]{{1,{MAX_ID_CHARACTERS}}}+)*+\z"
 
 JSON_NUMBER = r"\A(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?\z"
-UNDERFLOW = r'"(?:total|price|cost|[^"\\]*+\\u[^"]*+)"[ \t\r\n]*+:[ \t\r\n]*+-?[0.]*+[1-9][0-9.]*+[eE]-0*+[1-9][0-9]{2}'
+UNDERFLOW = r'"(?:%s|[^"\\]*+\\u[^"]*+)"[ \t\r\n]*+:[ \t\r\n]*+-?[0.]*+[1-9][0-9.]*+[eE]-0*+[1-9][0-9]{2}'
 MAX_EXPONENT_DIGITS = 9
 """An exponent of more digits moves the point further than any text of at most 1 MiB can bring it back."""
 
@@ -87,23 +87,23 @@ def is_identifier(text: Column) -> Column:
     return F.length(text).between(1, MAX_ID_CHARACTERS)
 
 
-def amount(text: Column, document: Column) -> Column:
-    """An amount of money as decimal(12,2), exact: JSON's grammar, 0 ≤ amount < 10^10, at most 2 decimals by value."""
-    return _amount(text, F.when(text.isNotNull(), interpreted(_unusual_amount(text, document))))
+def amount(text: Column, document: Column, name: str) -> Column:
+    """The amount of money of that name as decimal(12,2), exact: JSON's grammar, 0 ≤ amount < 10^10, at most 2 decimals by value."""
+    return _amount(text, F.when(text.isNotNull(), interpreted(_unusual_amount(text, document, name))))
 
 
 def _amount(text: Column, unusual: Column) -> Column:
     return F.when(text.rlike(USUAL_AMOUNT), text.try_cast(MONEY)).otherwise(unusual)
 
 
-def _unusual_amount(text: Column, document: Column) -> Column:
+def _unusual_amount(text: Column, document: Column, name: str) -> Column:
     """The amount, however it is written.
 
     The parser reads JSON numbers through a double and prints them anew (1.23E7), so an exponent is no rarity, and a
     number too small for a double comes as 0.0: only the document itself then tells.
     """
     is_suspicious_zero = text.isin("0.0", "-0.0")
-    zero = F.when(~document.rlike(UNDERFLOW), F.lit(0).cast(MONEY))
+    zero = F.when(~document.rlike(UNDERFLOW % name), F.lit(0).cast(MONEY))
     return F.when(is_suspicious_zero, zero).otherwise(_amount_by_digits(text))
 
 
@@ -179,7 +179,7 @@ def typed_items(items: Column, document: Column) -> Column:
         quantity = F.coalesce(item["quantity"], F.lit(1))
         return F.struct(
             F.when(is_identifier(item["product_id"]), item["product_id"]).alias("product_id"),
-            _amount(item["price"], _unusual_amount(item["price"], document)).alias("price"),
+            _amount(item["price"], _unusual_amount(item["price"], document, "price")).alias("price"),
             F.when(quantity.between(1, MAX_QUANTITY), quantity.try_cast(T.IntegerType())).alias("quantity"),
         )
 

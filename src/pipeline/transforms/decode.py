@@ -245,9 +245,9 @@ def _values() -> dict[str, Column]:
     is_order, is_product, text = F.col("kind") == ORDERS, F.col("kind") == PRODUCTS, _text()
     return {
         "cast_items": F.when(is_order, F.col("document.items").try_cast(ITEMS)),
-        "total": F.when(is_order, amount(F.col("document.total"), text)),
-        "price": F.when(is_product, amount(F.col("document.price"), text)),
-        "cost": F.when(is_product, amount(F.col("document.cost"), text)),
+        "total": F.when(is_order, amount(F.col("document.total"), text, "total")),
+        "price": F.when(is_product, amount(F.col("document.price"), text, "price")),
+        "cost": F.when(is_product, amount(F.col("document.cost"), text, "cost")),
         "instant": instant(F.col("document.timestamp")),
     }
 
