@@ -13,8 +13,17 @@ from lake import at, order, rows_of, send
 from pipeline import batch, ingest, querying, serving, speed
 from pipeline.errors import AlreadyRunning, CheckpointMismatch, RefusedToStart, UsageError
 from pipeline.settings import Settings
+from pipeline.sinks import create_table
 from pipeline.streaming import guarded
-from pipeline.tables import BATCH_LEDGER, ORDER_EVENTS, RAW_EVENTS, checkpoint_path, table_path, view_path
+from pipeline.tables import (
+    BATCH_LEDGER,
+    ORDER_EVENTS,
+    RAW_EVENTS,
+    SCHEMAS,
+    checkpoint_path,
+    table_path,
+    view_path,
+)
 from pipeline.views import VIEWS
 
 pytestmark = pytest.mark.kafka
@@ -54,6 +63,16 @@ def test_a_batch_that_runs_again_after_a_crash_changes_nothing(
     assert [(row["customer_id"], row["order_count"], str(row["hourly_spend"])) for row in changed] == [
         ("c0", 5, "41.00")
     ]
+
+
+def test_a_table_whose_creation_was_broken_off_is_made_anew(spark: SparkSession, tmp_path: Path) -> None:
+    """What kill -9 leaves behind: the folder of the log, and a commit that never got its name."""
+    log = tmp_path / "raw_events" / "_delta_log"
+    (log / "_staged_commits").mkdir(parents=True)
+    (log / f".{0:020d}.json.66e2d171-eeb4-4edc-9654-53c294248cb1.tmp").write_text("{}")
+    create_table(spark, str(log.parent), SCHEMAS[RAW_EVENTS])
+    create_table(spark, str(log.parent), SCHEMAS[RAW_EVENTS])
+    assert spark.read.format("delta").load(str(log.parent)).count() == 0
 
 
 def test_a_checkpoint_and_a_table_that_do_not_belong_together_are_refused(

@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pipeline import files
 from pipeline.delta_log import append_as, transactions
 from pipeline.tables import local_path
 from pipeline.views import View
@@ -67,10 +68,18 @@ def create_table(
     if DeltaTable.isDeltaTable(spark, path):
         return
     with commit_lock(path):
+        _clear_what_was_begun(spark, path)
         table = DeltaTable.createIfNotExists(spark).location(path).addColumns(schema)
         for key, value in (properties or {}).items():
             table = table.property(key, value)
         table.execute()
+
+
+def _clear_what_was_begun(spark: SparkSession, path: str) -> None:
+    """Remove the log folder of a creation that was broken off before its commit: Delta would take it for a table that is gone."""
+    log = f"{path}/_delta_log"
+    if files.exists(spark, log) and all(name.startswith((".", "_")) for name in files.names(spark, log)):
+        files.remove(spark, log)
 
 
 def append(rows: DataFrame, path: str, *, transaction: Transaction) -> None:
