@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lake import Sent, at, order, send
-from pipeline import batch, ingest, speed
+from pipeline import batch, evidence, ingest, speed
 from pipeline.late import Lateness
 from pipeline.settings import Settings
 from pipeline.tables import ORDER_EVENTS, REPAIRS, table_path
@@ -67,7 +67,7 @@ def play(spark: SparkSession, settings: Settings) -> Story:
     ingest.run(settings, once=True)
     repair(spark, settings)
     as_another_contract_had_it(spark, settings)
-    (before_batch,) = batch.lateness(settings, views=["customer_hourly_spend"])
+    (before_batch,) = evidence.lateness(settings, views=["customer_hourly_spend"])
     batch.run(settings, views=VIEWS, until=at(60 * 5))
     return Story(settings, before_batch)
 

@@ -34,6 +34,7 @@ from pipeline import batch, cli, dead_letters, ingest, serving
 from pipeline.dead_letters import Address, Outcome
 from pipeline.devservices import kafka
 from pipeline.errors import RefusedToStart, UsageError
+from pipeline.published import events_of, snapshot
 from pipeline.settings import Settings, Topics
 from pipeline.sources import table_version
 from pipeline.tables import DEAD_LETTERS, ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path
@@ -242,10 +243,10 @@ def test_a_replay_puts_what_passes_into_every_form_of_the_log(spark: SparkSessio
         for name in views:
             found = rows_of(serving.read(spark, log.settings, VIEWS[name], layer="batch"))
             assert found == by_key(REFERENCE[name](reference, default_until(reference))), (source, name)
-    pinned = batch.snapshot(spark, log.settings)
+    pinned = snapshot(spark, log.settings)
     for kind in ("orders", "products"):
         typed, raw = (
-            rows_of(batch.events_of(spark, log.settings, kind, log=pinned, origin=origin))
+            rows_of(events_of(spark, log.settings, kind, log=pinned, origin=origin))
             for origin in ("typed", "raw")
         )
         assert typed == raw

@@ -10,8 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lake import at, order, rows_of, send
-from pipeline import audit, batch, cli, ingest, reconcile, speed
+from pipeline import audit, batch, cli, evidence, ingest, reconcile, speed
 from pipeline.late import recorded
+from pipeline.published import published
 from pipeline.settings import Settings
 from pipeline.views import VIEWS
 from story import Story
@@ -34,11 +35,11 @@ def test_late_events_are_named_once_and_healed_by_the_batch_that_counts_them(
     assert (worst["partition"], worst["offset"]) == (0, 7)
     assert worst["healed_at"] is None
     here = story.settings
-    published = batch.published(spark, here, VIEWS[SPEND])
-    assert published is not None
+    newest = published(spark, here, VIEWS[SPEND])
+    assert newest is not None
     (row,) = rows_of(recorded(spark, here.lake.root, SPEND))
-    assert row["healed_at"] == published.made_at.replace(microsecond=row["healed_at"].microsecond)
-    (after,) = batch.lateness(here, views=[SPEND])
+    assert row["healed_at"] == newest.made_at.replace(microsecond=row["healed_at"].microsecond)
+    (after,) = evidence.lateness(here, views=[SPEND])
     assert (after.events, after.not_healed) == (1, 0)
 
 

@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "cli.", "demo", "devservices.", "rendering"},
     "assembly": {
         "ingest", "skipping",
-        "speed", "batch", "serving", "querying", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
+        "speed", "batch", "published", "evidence", "serving", "querying", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
         "status", "report", "maintain", "quality",
     },
     "ends": {

@@ -15,13 +15,14 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import batch, checkpoints, kafka_offsets, late, ledger, reconcile
-from pipeline.batch import Evidence
+from pipeline import checkpoints, evidence, kafka_offsets, late, ledger, reconcile
 from pipeline.console import step
 from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, TEXT_LINES
 from pipeline.delta_log import newest_version
 from pipeline.errors import KafkaUnreachable
+from pipeline.evidence import Evidence, unrepaired
 from pipeline.kafka_offsets import Partition, Run
+from pipeline.published import events_of, seed_of
 from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table
@@ -166,9 +167,9 @@ def run(settings: Settings) -> Report:
     # Before the ledger: what is finished then, the ledger has.
     ingested = _ingested(spark, settings)
     with step("audit: what the queries have read"):
-        found = batch.evidence(spark, settings)
+        found = evidence.collect(spark, settings)
         if found.scopes:
-            batch.enter_late_events(spark, settings, found)
+            evidence.enter_late_events(spark, settings, found)
         kafka = _ask_bounds(settings)
         read = [*ingested, *_read_by_queries(spark, settings, found)]
         faults = _ledger_faults(spark, found, read)
@@ -556,7 +557,7 @@ def _distinct(
 def _told(spark: SparkSession, settings: Settings, found: Evidence, kinds: Sequence[str]) -> DataFrame:
     """The events that were accepted as they came, in the form of `late.identified`."""
     parts = [
-        late.identified(batch.unrepaired(batch.events_of(spark, settings, kind, log=found.log), found), kind)
+        late.identified(unrepaired(events_of(spark, settings, kind, log=found.log), found), kind)
         for kind in kinds
     ]
     return reduce(DataFrame.unionByName, parts)
@@ -673,7 +674,7 @@ def _table_faults(
         table = reconcile.speed_table(spark, settings, view, found)
         if "order_count" not in view.columns or table is None:
             continue
-        seed = batch.seed_of(spark, settings, view)
+        seed = seed_of(spark, settings, view)
         held = _order_count(spark, *table) - (_order_count(spark, seed.path, seed.version) if seed else 0)
         if held != account.counted:
             detail = f"the table adds up to {held} orders, the query counted {account.counted}"

@@ -20,8 +20,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import batch, checkpoints, late, ledger
-from pipeline.batch import Evidence, Published
+from pipeline import checkpoints, evidence, late, ledger
 from pipeline.console import step
 from pipeline.contracts import (
     CONTRACT_VERSION,
@@ -34,6 +33,8 @@ from pipeline.contracts import (
 )
 from pipeline.delta_log import newest_version, version_of_batch
 from pipeline.errors import RefusedToStart
+from pipeline.evidence import Evidence, unrepaired
+from pipeline.published import Published, Snapshot, events_of, published, seed_of
 from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, commit_lock, create_table
@@ -95,9 +96,9 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
     """
     spark = session(settings)
     with step("late events"):
-        found = batch.evidence(spark, settings)
+        found = evidence.collect(spark, settings)
         if found.scopes:
-            batch.enter_late_events(spark, settings, found)
+            evidence.enter_late_events(spark, settings, found)
 
     def agreement(name: str) -> Agreement:
         with step(f"reconcile {name}"):
@@ -233,7 +234,7 @@ def _batch_table(spark: SparkSession, settings: Settings, view: View) -> Publish
     """The batch table as it is: what was published last, at the table's newest version, if somebody has changed it since."""
     path = view_path(settings.lake.root, view.name, "batch", view.version)
     version = newest_version(spark, path)
-    newest = batch.published(spark, settings, view)
+    newest = published(spark, settings, view)
     if newest is None or version is None:
         return None
     return replace(newest, version=max(version, newest.version))
@@ -319,7 +320,7 @@ def _explained(
 
 def _events(spark: SparkSession, settings: Settings, reading: Reading, found: Evidence) -> DataFrame:
     """What a source of a query may have read: the events of its kind and type in the log as it is now."""
-    events = batch.events_of(spark, settings, reading.kind, log=found.log)
+    events = events_of(spark, settings, reading.kind, log=found.log)
     return events if reading.event_type is None else events.where(F.col("event_type") == reading.event_type)
 
 
@@ -353,7 +354,7 @@ def _flagged(
     contents = [name for name in events.columns if name not in (*RECORD_IDENTITY, "contract_version")]
     ranges = ledger.within(found.entries, {view.query: scope.judged}).where(F.col("source") == source)
     rows = ledger.with_batch(events, ranges, columns=("batch_id", "watermark"), how="left")
-    log = batch.events_of(spark, settings, reading.kind, log=newest.log)
+    log = events_of(spark, settings, reading.kind, log=newest.log)
     rows = _with_presence(rows, log, "in_batch", is_all=_is_same_log(newest.log, found.log, reading))
     rows = _with_presence(rows, found.repaired, "is_repaired", is_all=False)
     rows = _with_seed(rows, spark, settings, view, reading, found)
@@ -389,7 +390,7 @@ def _with_presence(rows: DataFrame, others: DataFrame, name: str, *, is_all: boo
     return joined.withColumn(name, F.coalesce(name, F.lit(False)))
 
 
-def _is_same_log(one: batch.Snapshot, other: batch.Snapshot, reading: Reading) -> bool:
+def _is_same_log(one: Snapshot, other: Snapshot, reading: Reading) -> bool:
     table = ORDER_EVENTS if reading.kind == ORDERS else PRODUCT_EVENTS
     return one.versions[table] == other.versions[table]
 
@@ -403,10 +404,10 @@ def _with_seed(
     found: Evidence,
 ) -> DataFrame:
     """What a seeded query began with counts as read, in time, by a batch before its first; the rest of that time as unread."""
-    seed = batch.seed_of(spark, settings, view)
+    seed = seed_of(spark, settings, view)
     if seed is None or seed.horizon is None:
         return rows
-    log = batch.events_of(spark, settings, reading.kind, log=seed.log)
+    log = events_of(spark, settings, reading.kind, log=seed.log)
     rows = _with_presence(rows, log, "in_seed", is_all=_is_same_log(seed.log, found.log, reading))
     is_before = F.col("event_time") < F.lit(seed.horizon)
     seeded = F.when(F.col("in_seed"), F.lit(-1).cast("long"))
@@ -478,7 +479,7 @@ def _decoded_again(
 ) -> DataFrame:
     """The same events, those of another version of the contract as the present one reads their bytes."""
     changed = flagged.where(F.col("is_changed"))
-    raw = batch.events_of(spark, settings, reading.kind, log=found.log, origin="raw")
+    raw = events_of(spark, settings, reading.kind, log=found.log, origin="raw")
     flags = [name for name in flagged.columns if name not in raw.columns]
     decoded = raw.join(F.broadcast(changed.select(*RECORD_IDENTITY, *flags)), on=[*RECORD_IDENTITY])
     if reading.event_type is not None:
@@ -650,10 +651,10 @@ def _explained_counts(
     """As `_explained`, for counts of text: what one side has not read, or what was dead for the query, is counted by itself."""
     scope = found.scopes[view.name]
     ranges = ledger.within(found.entries, {view.query: scope.judged})
-    counted = batch.events_of(spark, settings, TEXT_LINES, log=newest.log)
+    counted = events_of(spark, settings, TEXT_LINES, log=newest.log)
     repaired = counted.join(F.broadcast(found.repaired), on=[*RECORD_IDENTITY], how="left_semi")
-    as_came = ledger.with_batch(batch.unrepaired(counted, found), ranges, columns=("batch_id",), how="left")
-    now = batch.unrepaired(batch.events_of(spark, settings, TEXT_LINES, log=found.log), found)
+    as_came = ledger.with_batch(unrepaired(counted, found), ranges, columns=("batch_id",), how="left")
+    now = unrepaired(events_of(spark, settings, TEXT_LINES, log=found.log), found)
     read = ledger.with_batch(now, ranges, columns=("batch_id",))
     newer = read.join(counted.select(*RECORD_IDENTITY), on=[*RECORD_IDENTITY], how="left_anti")
     parts = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipeline import batch, checkpoints
+from pipeline import checkpoints
+from pipeline.published import published
 from pipeline.served import Layer, State, Table, layer_sql, needed_views
 from pipeline.settings import Settings
 from pipeline.sources import table_version
@@ -45,7 +46,7 @@ def _states(spark: SparkSession, settings: Settings, view: View) -> dict[str, St
 
 def _state(spark: SparkSession, settings: Settings, view: View) -> State:
     """The newest state. The watermark is read before the speed table, which is then at least as new."""
-    newest = batch.published(spark, settings, view)
+    newest = published(spark, settings, view)
     watermark = checkpoints.newest_watermark(spark, checkpoint_path(settings.lake.root, view.query))
     path = view_path(settings.lake.root, view.name, "speed", view.version)
     version = table_version(spark, path)

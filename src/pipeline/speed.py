@@ -11,10 +11,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import batch, checkpoints, ledger
+from pipeline import checkpoints, ledger
 from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
+from pipeline.published import KEPT_HISTORY, facts_of, published, seed_of
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
@@ -75,7 +76,7 @@ def _start_all(
 
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
     table = view_path(settings.lake.root, view.name, "speed", view.version)
-    create_table(spark, table, view.schema, properties=batch.KEPT_HISTORY if view.is_seeded else None)
+    create_table(spark, table, view.schema, properties=KEPT_HISTORY if view.is_seeded else None)
     return start(
         _rows(spark, settings, view),
         query=view.query,
@@ -152,14 +153,14 @@ def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
     """
     none = spark.createDataFrame([], view.schema)
     if checkpoints.last_batch(spark, checkpoint_path(settings.lake.root, view.query)) is not None:
-        began = batch.seed_of(spark, settings, view)
+        began = seed_of(spark, settings, view)
         return _Seed(none, began.horizon if began else None)
-    newest = batch.published(spark, settings, view)
+    newest = published(spark, settings, view)
     if newest is None:
         return _Seed(none, None)
     rows = read_version(spark, newest.path, newest.version).select(*view.schema.names)
     table = view_path(settings.lake.root, view.name, "speed", view.version)
-    replace(rows, table, metadata=batch.facts_of(newest.horizon, newest.log, seed_version=newest.version))
+    replace(rows, table, metadata=facts_of(newest.horizon, newest.log, seed_version=newest.version))
     failpoint("seed: copied")
     return _Seed(rows, newest.horizon)
 

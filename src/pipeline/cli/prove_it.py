@@ -91,10 +91,10 @@ def _audit(settings: Settings, arguments: Arguments) -> int:
 
 def _late(settings: Settings, arguments: Arguments) -> None:
     views = known_views([arguments.view] if arguments.view else [])
-    from pipeline import batch, console, rendering
+    from pipeline import console, evidence, rendering
     from pipeline.late import class_name
 
-    found = batch.lateness(settings, views=views)
+    found = evidence.lateness(settings, views=views)
     counts = [(one.view, one.events, one.events - one.not_healed, one.not_healed) for one in found]
     classes = [
         (one.view, class_name(low), count) for one in found for low, count in one.histogram.items() if count

@@ -1,0 +1,129 @@
+"""What the speed queries are judged by: the log, the ledger's entries, how far each query is judged, and what was late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from pipeline import late, ledger
+from pipeline.console import step
+from pipeline.contracts import ORDERS, PRODUCTS, RECORD_ADDRESS, RECORD_IDENTITY, REPAIRED
+from pipeline.published import Snapshot, events_of, published, seed_of, snapshot
+from pipeline.session import session
+from pipeline.settings import Settings
+from pipeline.sinks import create_table
+from pipeline.sources import table_version
+from pipeline.tables import BATCH_LEDGER, ORDER_EVENTS, PRODUCT_EVENTS, REPAIRS, SCHEMAS, table_path
+from pipeline.views import VIEWS
+
+__all__ = ["Evidence", "collect", "counted", "enter_late_events", "lateness", "unrepaired"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the speed queries are judged by, as of one moment: the log, the ledger's entries, and how far each query is judged.
+
+    `scopes` are by view, of those whose query has begun; `repaired` are the addresses of repaired dead letters.
+    """
+
+    log: Snapshot
+    entries: DataFrame
+    scopes: Mapping[str, late.Scope]
+    repaired: DataFrame
+
+
+def collect(spark: SparkSession, settings: Settings) -> Evidence:
+    """What is known by now, with the finished batches of every query entered in the ledger.
+
+    The log is read after the ledger, so that it holds all that the ledger's entries of ingest name.
+    """
+    root = settings.lake.root
+    log = snapshot(spark, settings)
+    create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
+    finished = {}
+    for view in VIEWS.values():
+        newest = ledger.catch_up(spark, root, view.query)
+        if newest is not None:
+            finished[view.query] = newest
+    generations = ledger.generations(spark, root, [ledger.INGEST, *finished])
+    entries = ledger.entries(spark, root, generations)
+    judged = ledger.judged(entries, finished) if finished else {}
+    scopes = {}
+    for view in VIEWS.values():
+        if view.query in judged:
+            seed = seed_of(spark, settings, view)
+            counts_from = seed.horizon if seed else None
+            scopes[view.name] = late.Scope(view, generations[view.query], judged[view.query], counts_from)
+    log = snapshot(spark, settings) if scopes else log
+    return Evidence(log, entries, scopes, _repaired(spark, settings))
+
+
+def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) -> None:
+    """Enter what the queries missed and `late_events` does not have yet."""
+    events = {
+        kind: unrepaired(events_of(spark, settings, kind, log=found.log), found)
+        for kind in (ORDERS, PRODUCTS)
+    }
+    late.enter(
+        spark,
+        settings.lake.root,
+        events=events,
+        entries=found.entries,
+        scopes=[*found.scopes.values()],
+        counted=counted(spark, settings, found, views=[*found.scopes]),
+        basis=_basis(found),
+    )
+
+
+def lateness(settings: Settings, *, views: Sequence[str] = ()) -> list[late.Lateness]:
+    """How late events came for each view (all by default), with those that are entered now."""
+    spark = session(settings)
+    found = collect(spark, settings)
+    if found.scopes:
+        with step("late events"):
+            enter_late_events(spark, settings, found)
+    return late.lateness(spark, settings.lake.root, views or [*VIEWS])
+
+
+def unrepaired(events: DataFrame, found: Evidence) -> DataFrame:
+    """The events that were accepted as they came: a repaired one was dead when the queries read it."""
+    return events.join(F.broadcast(found.repaired), on=[*RECORD_IDENTITY], how="left_anti")
+
+
+def counted(
+    spark: SparkSession, settings: Settings, found: Evidence, *, views: Sequence[str]
+) -> dict[str, late.Counted]:
+    """What the published batch forms of these views count, of those that a horizon cuts."""
+    forms = {}
+    for name in views:
+        form = published(spark, settings, VIEWS[name])
+        if form is None or form.horizon is None:
+            continue
+        is_same = all(
+            form.log.versions[table] == found.log.versions[table] for table in (ORDER_EVENTS, PRODUCT_EVENTS)
+        )
+        held = [events_of(spark, settings, kind, log=form.log) for kind in (ORDERS, PRODUCTS)]
+        forms[name] = late.Counted(form.horizon, form.made_at, None if is_same else held)
+    return forms
+
+
+def _basis(found: Evidence) -> dict[str, Any]:
+    """What decides which events are late: how far each query is judged, and which records were repaired."""
+    scopes = {
+        name: [scope.generation, scope.judged, scope.counts_from.isoformat() if scope.counts_from else None]
+        for name, scope in sorted(found.scopes.items())
+    }
+    return {"judged": scopes, "repairs": found.log.versions.get(REPAIRS)}
+
+
+def _repaired(spark: SparkSession, settings: Settings) -> DataFrame:
+    path = table_path(settings.lake.root, REPAIRS)
+    if table_version(spark, path) is None:
+        return spark.createDataFrame([], T.StructType([*RECORD_ADDRESS]))
+    repairs = spark.read.format("delta").load(path)
+    return repairs.where(F.col("status") == REPAIRED).select(*RECORD_IDENTITY)

@@ -1,0 +1,123 @@
+"""What of the log a batch run reads, and what it has published: table versions, and what a commit says of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pyspark.sql import DataFrame, SparkSession
+
+from pipeline import delta_log
+from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline.errors import RefusedToStart
+from pipeline.settings import Settings
+from pipeline.sources import read_events, table_version
+from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path, view_path
+from pipeline.views import View
+
+__all__ = [
+    "KEPT_HISTORY",
+    "Origin",
+    "Published",
+    "Snapshot",
+    "events_of",
+    "facts_of",
+    "published",
+    "seed_of",
+    "snapshot",
+]
+
+Origin = Literal["typed", "raw"]
+
+KEPT_HISTORY = {"delta.logRetentionDuration": "interval 3650 days"}
+"""For tables of few commits, one of which says what their rows are: it must never be cleaned away."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The versions of the log's tables that one batch run reads."""
+
+    versions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A batch table as readers see it: its path, version, and the horizon of that same commit (None: of no horizon)."""
+
+    path: str
+    version: int
+    horizon: datetime | None
+    log: Snapshot
+    made_at: datetime
+    origin: Origin = "typed"
+
+
+def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
+    """The newest version of each of the log's tables, and of the repairs to it, if there are any."""
+    versions = {}
+    for name in (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS):
+        version = table_version(spark, table_path(settings.lake.root, name))
+        if version is None:
+            raise RefusedToStart(
+                f"there is no {name} in the lake {settings.lake.root}: nothing has been ingested yet.\n"
+                "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."
+            )
+        versions[name] = version
+    repairs = table_version(spark, table_path(settings.lake.root, REPAIRS))
+    return Snapshot(versions if repairs is None else {**versions, REPAIRS: repairs})
+
+
+def events_of(
+    spark: SparkSession, settings: Settings, kind: str, *, log: Snapshot, origin: Origin = "typed"
+) -> DataFrame:
+    """The accepted events of one kind in this snapshot of the log."""
+    typed = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}[kind]
+    version = log.versions[RAW_EVENTS if origin == "raw" else typed]
+    return read_events(
+        spark, settings, kind, version=version, origin=origin, repairs=log.versions.get(REPAIRS)
+    )
+
+
+def published(spark: SparkSession, settings: Settings, view: View) -> Published | None:
+    """What the newest batch run of the view has published; None before the first."""
+    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    newest = table_version(spark, path)
+    versions = range(newest, -1, -1) if newest is not None else ()
+    return next((facts for version in versions if (facts := _facts(spark, path, version))), None)
+
+
+def seed_of(spark: SparkSession, settings: Settings, view: View) -> Published | None:
+    """The batch form that the view's speed table began as; None where it began empty.
+
+    Its commit comes before the query's first. A crash in between leaves several: the last of them counts.
+    """
+    if not view.is_seeded:
+        return None
+    path = view_path(settings.lake.root, view.name, "speed", view.version)
+    newest = table_version(spark, path)
+    seed = None
+    for version in range(1, (newest or 0) + 1):
+        facts = _facts(spark, path, version)
+        if facts is None:
+            break
+        seed = facts
+    return seed
+
+
+def facts_of(horizon: datetime | None, log: Snapshot, **more: Any) -> dict[str, Any]:
+    """What a commit says of its rows, for `published` and `seed_of` to read."""
+    return {"horizon": horizon.isoformat() if horizon else None, "log": dict(log.versions), **more}
+
+
+def _facts(spark: SparkSession, path: str, version: int) -> Published | None:
+    """What a commit says of its rows; None where it says nothing."""
+    found = delta_log.commit(spark, path, version)
+    if found is None or found.metadata is None:
+        return None
+    facts = found.metadata
+    horizon = datetime.fromisoformat(facts["horizon"]) if facts["horizon"] else None
+    return Published(
+        path, version, horizon, Snapshot(facts["log"]), found.made_at, facts.get("origin", "typed")
+    )
