@@ -26,7 +26,8 @@ HOURS = 36
 MICRO_BATCHES = 3
 SHORT_SESSION = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=384m -XX:+UseSerialGC -Xms1g -Xmn512m -XX:MetaspaceSize=256m"
 """In a session of minutes the optimizing compiler takes half of all CPU time and does not earn it back. Without it the
-JVM's code cache is 48 MB by default; once that is full, nothing is compiled any more."""
+JVM's code cache is 48 MB by default; once that is full, nothing is compiled any more. A heap and a metaspace that
+begin small are collected each time they grow: 9.6 s of CPU time in the first 85 seconds, 4.4 s so."""
 
 
 def run(settings: Settings, *, events: int, seed: int, keep: bool) -> int:

@@ -113,12 +113,12 @@ def counted(
 
 
 def _basis(found: Evidence) -> dict[str, Any]:
-    """What decides which events are late: how far each query is judged, and which records were repaired."""
+    """What decides which events are late: how far each query is judged, and the log as it is, its repairs among it."""
     scopes = {
         name: [scope.generation, scope.judged, scope.counts_from.isoformat() if scope.counts_from else None]
         for name, scope in sorted(found.scopes.items())
     }
-    return {"judged": scopes, "repairs": found.log.versions.get(REPAIRS)}
+    return {"judged": scopes, "log": dict(found.log.versions)}
 
 
 def _repaired(spark: SparkSession, settings: Settings) -> DataFrame:
