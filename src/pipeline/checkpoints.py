@@ -88,9 +88,9 @@ def generation(spark: SparkSession | None, checkpoint: str) -> str | None:
 def missing_file(spark: SparkSession, checkpoint: str) -> str | None:
     """The file that a checkpoint with these others must have and has not; None where none is seen to be missing.
 
-    Spark writes `metadata` first, then `offsets/N` and `commits/N` by turns. It goes on without a lost one, over offsets
-    that it cuts anew, and the tables take those for a batch they have. Raises CheckpointDamaged where one of the newest
-    cannot be read; Spark itself takes a commit with a flipped bit as it is.
+    Spark writes `metadata` first, then `offsets/N` and `commits/N` by turns. Without one of the newest it would cut batch N
+    anew, over other offsets, and the tables would take it for the one they have. Raises CheckpointDamaged where one of the
+    newest cannot be read.
     """
     begun, done = last_batch(spark, checkpoint), last_committed_batch(spark, checkpoint)
     if begun is None and done is None:

@@ -8,16 +8,20 @@ from urllib.parse import unquote, urlsplit
 
 from pyspark.sql import types as T
 
-from pipeline import contracts
+from pipeline import contracts, shop
 
 __all__ = [
     "BATCH_LEDGER",
     "DEAD_LETTERS",
+    "FACT_ORDERS",
     "LATE_EVENTS",
     "OFFSET_GAPS",
     "ORDER_EVENTS",
     "PRODUCT_EVENTS",
+    "RAW_CUSTOMERS",
     "RAW_EVENTS",
+    "RAW_ORDERS",
+    "RAW_PRODUCTS",
     "RECONCILIATION",
     "REPAIRS",
     "SCHEMAS",
@@ -41,6 +45,10 @@ SKIPPED_RECORDS = "skipped_records"
 REPAIRS = "repairs"
 OFFSET_GAPS = "offset_gaps"
 RECONCILIATION = "reconciliation"
+RAW_ORDERS = "raw_orders"
+RAW_CUSTOMERS = "raw_customers"
+RAW_PRODUCTS = "raw_products"
+FACT_ORDERS = "fact_orders"
 
 _LATE_EVENTS = T.StructType(
     [
@@ -152,6 +160,10 @@ SCHEMAS = {
     REPAIRS: _REPAIRS,
     OFFSET_GAPS: _OFFSET_GAPS,
     RECONCILIATION: _RECONCILIATION,
+    RAW_ORDERS: shop.SCHEMAS[shop.ORDERS],
+    RAW_CUSTOMERS: shop.SCHEMAS[shop.CUSTOMERS],
+    RAW_PRODUCTS: shop.SCHEMAS[shop.PRODUCTS],
+    FACT_ORDERS: shop.FACT_ORDERS,
 }
 
 
