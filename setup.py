@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from setuptools import find_packages, setup
 
+ELT = [
+    "dbt-core==1.11.16",  # 1.12 brings a parser that is not in the registry for every platform
+    "dbt-spark==1.11.0",
+]
+
 setup(
     name="pipeline",
     version="0.1.0",
@@ -22,7 +27,7 @@ setup(
         "deltalake==1.6.6",  # Delta tables without a JVM
         "duckdb==2.0.0",
         "pandas==2.3.3",  # 3.x breaks pyspark.testing and turns null strings into nan
-        "protobuf==7.36.2",  # transformWithState talks to its Python worker in protobuf
+        "protobuf==6.33.6",  # transformWithState talks to its Python worker in it; 6.x is what dbt takes and Spark was built with
         "pyarrow==25.0.1",  # the last one for Python 3.10
         "pyspark==4.2.0",
         "pyyaml==6.0.3",
@@ -30,13 +35,15 @@ setup(
         "sqlglot==30.30.0",  # reads what --where says
     ],
     extras_require={
+        "elt": ELT,
         "test": [
+            *ELT,
             "chispa==0.12.0",
             "hypothesis==6.168.5",  # the last one for Python 3.10
             "pytest==9.2.0",
         ],
         "dev": [
-            "mypy==2.4.1",
+            "mypy==1.19.1",  # the last one that bears with the pathspec that dbt takes
             "ruff==0.17.6",
             "setuptools==80.9.0",  # spark-submit.sh builds the wheel with it, without asking the network
             "types-PyYAML==6.0.12.20261113",
