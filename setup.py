@@ -18,7 +18,7 @@ setup(
     package_dir={"": "src", "pipeline.conf": "conf"},
     packages=[*find_packages("src"), "pipeline.conf"],
     package_data={
-        "pipeline": ["*.properties", "*.sha256", "*.xml", "py.typed"],
+        "pipeline": ["*.properties", "*.sha256", "*.xml", "dbt/**/*.sql", "dbt/**/*.yml", "py.typed"],
         "pipeline.conf": ["*.yml"],
     },
     install_requires=[

@@ -14,6 +14,8 @@ from pipeline import errors
     [
         (errors.PipelineError, 70),
         (errors.CheckFailed, 1),
+        (errors.DataTestsFailed, 1),
+        (errors.ModelsFailed, 70),
         (errors.UsageError, 2),
         (errors.ConfigurationError, 2),
         (errors.DependencyError, 3),

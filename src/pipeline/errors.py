@@ -2,6 +2,8 @@
 
 PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
+│   └── DataTestsFailed            1   a dbt test found rows that break it
+├── ModelsFailed                  70   dbt could not build a model
 ├── UsageError                     2   the command line asks for something that does not exist
 │   └── ConfigurationError         2   a file, a variable or --set holds a wrong key or value
 ├── TransientError                70   may be retried as it is
@@ -36,9 +38,11 @@ __all__ = [
     "CheckpointDamaged",
     "CheckpointMismatch",
     "ConfigurationError",
+    "DataTestsFailed",
     "DependencyError",
     "DiskFull",
     "KafkaUnreachable",
+    "ModelsFailed",
     "OffsetsLost",
     "PipelineError",
     "PlanChanged",
@@ -64,6 +68,22 @@ class PipelineError(Exception):
 
 class CheckFailed(PipelineError):
     exit_code = 1
+
+
+class DataTestsFailed(CheckFailed):
+    """`tests` are the names of the dbt tests that failed."""
+
+    def __init__(self, message: str, *, tests: Sequence[str]) -> None:
+        super().__init__(message)
+        self.tests = tuple(tests)
+
+
+class ModelsFailed(PipelineError):
+    """`models` are those that failed, without those left out because of them."""
+
+    def __init__(self, message: str, *, models: Sequence[str]) -> None:
+        super().__init__(message)
+        self.models = tuple(models)
 
 
 class UsageError(PipelineError):
