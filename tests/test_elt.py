@@ -22,11 +22,12 @@ from pyspark.sql import SparkSession
 from lake import Row, by_key
 from pipeline import cli, elt, shop
 from pipeline.contracts import STATUSES
-from pipeline.errors import DataTestsFailed, RefusedToStart, UsageError
+from pipeline.errors import DataTestsFailed, ModelsFailed, RefusedToStart, UsageError
 from pipeline.settings import Settings
 from pipeline.tables import RAW_CUSTOMERS, RAW_ORDERS, RAW_PRODUCTS, elt_path
 
-SOURCE = Path(__file__).parents[1] / "src"
+CHECKOUT = Path(__file__).parents[1]
+SOURCE = CHECKOUT / "src"
 ACCEPTED = "accepted_values_stg_orders_status__pending__completed__cancelled"
 START = date(2024, 1, 1)
 OVERLAP = timedelta(days=3)
@@ -388,6 +389,35 @@ def test_an_earlier_start_date_lets_earlier_orders_in(built: Settings, tmp_path:
     assert "before" in {row["order_id"] for row in rows}
 
 
+# --- the project as it ships
+
+
+def test_the_wheel_has_the_project_and_it_runs_from_inside_of_it(tmp_path: Path) -> None:
+    for name in ("src", "conf"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(CHECKOUT / name, tmp_path)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(tmp_path)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    program = (
+        "from pathlib import Path; from pipeline import dbt_project; "
+        f"variables = dict(models_root='m', start_date='2024-01-01', overlap_days=3); "
+        f"print(*(model.name for model in dbt_project.unpacked(Path({str(tmp_path / 'work')!r}), variables).models)); "
+        "print(dbt_project.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path / "conf",
+        env={**os.environ, "PYTHONPATH": str(wheel), "DBT_TARGET": "another", "DBT_PROFILE": "another"},
+    )
+    models = "int_order_metrics fact_orders fact_orders_incremental mv_monthly_orders stg_customers stg_orders stg_products"
+    assert done.stdout.splitlines() == [models, f"{wheel}/pipeline/dbt_project.py"], done.stderr
+
+
 # --- what goes wrong
 
 
@@ -396,7 +426,8 @@ def test_a_status_that_is_none_fails_its_test_by_name(
 ) -> None:
     settings = copied(built, tmp_path / "lake")
     write(settings.lake.root, RAW_ORDERS, [*ORDERS, order("bad", status="shipped")])
-    assert cli.main(["elt", "--env", "test", "--set", f"lake.root={settings.lake.root}"]) == 1
+    words = ["elt", "--env", "test", "--set", f"lake.root={settings.lake.root}", "--select", "stg_orders"]
+    assert cli.main(words) == 1
     captured = capsys.readouterr()
     assert ACCEPTED in captured.err
     assert captured.out == ""
@@ -425,6 +456,17 @@ def test_without_raw_tables_it_says_what_to_run_first(
     assert "pipeline etl-orders" in caught.value.message
     assert RAW_CUSTOMERS in caught.value.message
     assert RAW_ORDERS not in caught.value.message
+
+
+def test_a_model_without_what_it_reads_is_named(
+    spark: SparkSession, base_settings: Settings, tmp_path: Path
+) -> None:
+    settings = filled(base_settings, tmp_path / "lake")
+    with pytest.raises(ModelsFailed) as caught:
+        elt.run(settings, select=["mv_monthly_orders"])
+    assert caught.value.models == ("mv_monthly_orders",)
+    assert "fact_orders" in caught.value.message
+    print(caught.value.message)
 
 
 @pytest.mark.parametrize("selector", ["fact_order", "no_such_method:x"])

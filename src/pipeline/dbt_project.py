@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from pipeline.errors import PipelineError, SetupError, UsageError
@@ -21,7 +22,7 @@ from pipeline.errors import PipelineError, SetupError, UsageError
 if TYPE_CHECKING:
     from importlib.abc import Traversable  # moved in 3.11, gone from here in 3.14
 
-__all__ = ["Model", "Outcome", "Project", "spark_as_it_was", "unpacked"]
+__all__ = ["Model", "Outcome", "Project", "lent_to_dbt", "unpacked"]
 
 _ANSI = "spark.sql.ansi.enabled"
 
@@ -99,13 +100,15 @@ def _copy(source: Traversable, target: Path) -> None:
 
 
 @contextmanager
-def spark_as_it_was(spark: SparkSession) -> Iterator[None]:
-    """dbt turns ANSI mode off in the session it finds, and leaves it so."""
-    before = str(spark.conf.get(_ANSI))
+def lent_to_dbt(spark: SparkSession) -> Iterator[None]:
+    """dbt turns ANSI mode off in the session it finds, and leaves it so; and it tells itself which SQL failed."""
+    ansi, logger = str(spark.conf.get(_ANSI)), PySparkLogger.getLogger("SQLQueryContextLogger")
+    logger.disabled = True
     try:
         yield
     finally:
-        spark.conf.set(_ANSI, before)
+        logger.disabled = False
+        spark.conf.set(_ANSI, ansi)
 
 
 def _invoked(project: Project, command: Sequence[str], told: Callable[[Outcome], None] | None = None) -> Any:
@@ -117,10 +120,11 @@ def _invoked(project: Project, command: Sequence[str], told: Callable[[Outcome],
             f"dbt is not installed in this Python ({error}): pip install 'pipeline[elt]'."
         ) from error
     done = dbtRunner(project.manifest, callbacks=[_hearing(told)] if told else []).invoke(
-        # As options, because an environment variable would win over dbt_project.yml.
+        # As options, because dbt's environment variables win over what its files say.
         ["--no-send-anonymous-usage-stats", "--no-partial-parse", "--log-level", "none",
          "--log-path", str(project.log.parent), *command,
          "--project-dir", str(project.folder), "--profiles-dir", str(project.folder),
+         "--profile", "pipeline", "--target", "session",
          "--target-path", str(project.target), "--vars", json.dumps(dict(project.variables))]
     )  # fmt: skip
     if done.exception is None:

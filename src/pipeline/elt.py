@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from pipeline import shop
 from pipeline.console import done, step
-from pipeline.dbt_project import Model, Outcome, Project, spark_as_it_was, unpacked
+from pipeline.dbt_project import Model, Outcome, Project, lent_to_dbt, unpacked
 from pipeline.errors import DataTestsFailed, ModelsFailed, RefusedToStart, UsageError
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -24,6 +24,7 @@ from pipeline.tables import RAW_CUSTOMERS, RAW_ORDERS, RAW_PRODUCTS, elt_path, l
 __all__ = ["run"]
 
 _SOURCES = {shop.ORDERS: RAW_ORDERS, shop.CUSTOMERS: RAW_CUSTOMERS, shop.PRODUCTS: RAW_PRODUCTS}
+_REASON_LINES = 4
 _DOCS = {"static_index.html": "index.html", "manifest.json": "manifest.json", "catalog.json": "catalog.json"}
 
 
@@ -38,7 +39,7 @@ def run(
     spark = session(settings)
     root = settings.lake.root
     versions = _raw_versions(spark, root)
-    with commit_lock(elt_path(root)), spark_as_it_was(spark), _work_folder(root) as folder:
+    with commit_lock(elt_path(root)), lent_to_dbt(spark), _work_folder(root) as folder:
         with step("elt: reading the models"):
             project = unpacked(folder, _variables(settings))
             _register_sources(spark, root, versions)
@@ -71,13 +72,14 @@ def _variables(settings: Settings) -> dict[str, str | int]:
 
 @contextmanager
 def _work_folder(root: str) -> Iterator[Path]:
-    """Where dbt leaves what it compiles and its log: in a lake of this machine, else only as long as it runs."""
+    """Where dbt leaves what it compiles and its log: in a lake of this machine, else until a run has succeeded."""
     lake = local_path(root)
     if lake is not None:
         yield lake / "_dbt"
         return
-    with tempfile.TemporaryDirectory(prefix="pipeline-dbt-") as folder:
-        yield Path(folder)
+    folder = tempfile.mkdtemp(prefix="pipeline-dbt-")
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _register_sources(spark: SparkSession, root: str, versions: dict[str, int]) -> None:
@@ -128,7 +130,7 @@ def _build(project: Project, selection: Sequence[str], *, full_refresh: bool) ->
         if not built and not tested:
             names = ", ".join(model.name for model in project.models)
             raise UsageError(f"{' '.join(selection)} selects nothing. The models are: {names}.")
-        _require_passed(tested)
+        _require_passed(project, tested)
 
 
 def _tell(model: Outcome) -> None:
@@ -144,21 +146,27 @@ def _tell_of_failure(test: Outcome) -> None:
 def _require_good(project: Project, models: Sequence[Outcome]) -> None:
     failed = [model for model in models if not model.is_good and not model.is_skipped]
     if failed:
-        told = "\n".join(f"{model.name}: {model.message.strip()}" for model in failed)
         raise ModelsFailed(
-            f"{told}\nModels that read these were not made. What was run: {project.target / 'run'}",
+            f"{_reasons(failed)}\nModels that read these were not made. The whole of it: {project.log}",
             models=[model.name for model in failed],
         )
 
 
-def _require_passed(tests: Sequence[Outcome]) -> None:
+def _require_passed(project: Project, tests: Sequence[Outcome]) -> None:
     failed = [test for test in tests if not test.is_good]
     if failed:
-        told = "\n".join(f"{test.name}: {test.message.strip()}" for test in failed)
         raise DataTestsFailed(
-            f"{len(failed)} of {len(tests)} tests of the data failed:\n{told}",
+            f"{len(failed)} of {len(tests)} tests of the data failed. The queries: {project.target / 'compiled'}\n"
+            f"{_reasons(failed)}",
             tests=[test.name for test in failed],
         )
+
+
+def _reasons(failed: Sequence[Outcome]) -> str:
+    """Each name with the beginning of its message: Spark puts the query's whole plan at the end of it."""
+    return "\n".join(
+        "\n".join([f"{one.name}:", *one.message.strip().splitlines()[:_REASON_LINES]]) for one in failed
+    )
 
 
 def _write_docs(project: Project, folder: Path) -> None:
