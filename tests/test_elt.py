@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timezone
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ CHECKOUT = Path(__file__).parents[1]
 SOURCE = CHECKOUT / "src"
 ACCEPTED = "accepted_values_stg_orders_status__pending__completed__cancelled"
 START = date(2024, 1, 1)
-OVERLAP = timedelta(days=3)
 
 _MONEY = pa.decimal128(12, 2)
 _TIME = pa.timestamp("us", "UTC")
@@ -274,6 +273,7 @@ def test_the_session_is_as_it_was_and_nothing_is_written_beside_the_models(
     assert spark.conf.get("spark.sql.ansi.enabled") == "true"
     package = {path.suffix for path in (SOURCE / "pipeline" / "dbt").rglob("*") if path.is_file()}
     assert package == {".sql", ".yml"}
+    assert "stg_orders" in (Path(built.lake.root) / "_dbt" / "logs" / "dbt.log").read_text(encoding="utf-8")
     assert {path.name for path in Path(built.lake.root).iterdir()} == {
         RAW_ORDERS, RAW_CUSTOMERS, RAW_PRODUCTS, "elt", "_dbt", "_elt.lock",
     }  # fmt: skip
@@ -296,7 +296,8 @@ def test_the_raw_tables_are_the_shops() -> None:
 
 CHANGED = [
     order("odd", customer_id="c3", created_at="2024-03-10T10:00:00", total="7.77", status="cancelled", updated_at="2024-03-12T00:00:00"),
-    # Committed late, within the overlap: its time is before the newest that the table has.
+    # Changed, and committed late: its time is the first of the overlap, before the newest that the table has.
+    order("tie-a", created_at="2024-01-31T23:59:59.999999", total="0.03", updated_at="2024-03-07T10:00:00"),
     order("late", customer_id="c4", created_at="2024-03-08T00:00:00"),
     # Brought in from elsewhere, with a time that no overlap reaches.
     order("imported", customer_id="c4", created_at="2024-01-15T00:00:00"),
@@ -446,6 +447,17 @@ def test_each_test_that_fails_is_named(built: Settings, tmp_path: Path) -> None:
     }
 
 
+def test_what_a_broken_off_run_has_begun_is_made_anew(
+    spark: SparkSession, base_settings: Settings, tmp_path: Path
+) -> None:
+    settings = filled(base_settings, tmp_path / "lake")
+    begun = Path(f"{elt_path(settings.lake.root)}/intermediate/int_order_metrics")
+    (begun / "_delta_log").mkdir(parents=True)
+    (begun / "part-00000.snappy.parquet").write_bytes(b"PAR1")
+    elt.run(settings, select=["int_order_metrics"])
+    assert read(settings.lake.root, "intermediate/int_order_metrics") == order_metrics(ORDERS)
+
+
 def test_without_raw_tables_it_says_what_to_run_first(
     spark: SparkSession, base_settings: Settings, tmp_path: Path
 ) -> None:
@@ -466,7 +478,6 @@ def test_a_model_without_what_it_reads_is_named(
         elt.run(settings, select=["mv_monthly_orders"])
     assert caught.value.models == ("mv_monthly_orders",)
     assert "fact_orders" in caught.value.message
-    print(caught.value.message)
 
 
 @pytest.mark.parametrize("selector", ["fact_order", "no_such_method:x"])

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["Model", "Outcome", "Project", "lent_to_dbt", "unpacked"]
 
 _ANSI = "spark.sql.ansi.enabled"
+_QUIETLY = (
+    *("--no-send-anonymous-usage-stats", "--no-partial-parse"),
+    *("--log-level", "none", "--log-level-file", "debug"),  # the file alone tells what has been run
+)
+_ABOUT_WORDS = {"DbtUsageException", "DbtSelectorsError", "InvalidSelectorError"}
 
 
 class Model(NamedTuple):
@@ -112,30 +117,39 @@ def lent_to_dbt(spark: SparkSession) -> Iterator[None]:
 
 
 def _invoked(project: Project, command: Sequence[str], told: Callable[[Outcome], None] | None = None) -> Any:
-    """What dbt returns. Raises UsageError for a selection that dbt does not understand, else PipelineError, where it gives up."""
+    """What dbt returns. Raises UsageError for words that dbt does not understand, else PipelineError, where it gives up."""
+    done = _runner(project.manifest, told).invoke([*_QUIETLY, *command, *_places(project)])
+    if done.exception is None:
+        return done.result
+    if not isinstance(done.exception, Exception):  # the user's Ctrl-C
+        raise done.exception
+    if type(done.exception).__name__ in _ABOUT_WORDS:
+        raise UsageError(f"dbt does not take {' '.join(command)}: {done.exception}")
+    raise PipelineError(
+        f"dbt gave up on `{command[0]}`: {done.exception}\nIts log: {project.log}"
+    ) from done.exception
+
+
+def _runner(manifest: Any, told: Callable[[Outcome], None] | None) -> Any:
     try:
         from dbt.cli.main import dbtRunner
     except ImportError as error:
         raise SetupError(
             f"dbt is not installed in this Python ({error}): pip install 'pipeline[elt]'."
         ) from error
-    done = dbtRunner(project.manifest, callbacks=[_hearing(told)] if told else []).invoke(
-        # As options, because dbt's environment variables win over what its files say.
-        ["--no-send-anonymous-usage-stats", "--no-partial-parse", "--log-level", "none",
-         "--log-path", str(project.log.parent), *command,
-         "--project-dir", str(project.folder), "--profiles-dir", str(project.folder),
-         "--profile", "pipeline", "--target", "session",
-         "--target-path", str(project.target), "--vars", json.dumps(dict(project.variables))]
-    )  # fmt: skip
-    if done.exception is None:
-        return done.result
-    if not isinstance(done.exception, Exception):
-        raise done.exception
-    if type(done.exception).__name__ in {"DbtUsageException", "InvalidSelectorError", "DbtSelectorsError"}:
-        raise UsageError(f"dbt does not take {' '.join(command)}: {done.exception}")
-    raise PipelineError(
-        f"dbt gave up on `{command[0]}`: {done.exception}\nIts log: {project.log}"
-    ) from done.exception
+    return dbtRunner(manifest, callbacks=[_hearing(told)] if told else [])
+
+
+def _places(project: Project) -> list[str]:
+    """Given as options, because dbt's environment variables win over what its files say."""
+    return [
+        *("--project-dir", str(project.folder)),
+        *("--profiles-dir", str(project.folder)),
+        *("--profile", "pipeline", "--target", "session"),
+        *("--log-path", str(project.log.parent)),
+        *("--target-path", str(project.target)),
+        *("--vars", json.dumps(dict(project.variables))),
+    ]
 
 
 def _hearing(told: Callable[[Outcome], None]) -> Callable[[Any], None]:
