@@ -117,7 +117,14 @@ ORDERS = [
     order("tie-c", created_at="2024-02-01T00:00:00", total="0.01"),
     order("b2", customer_id="c2", product_id="p2", created_at="2024-02-29T08:00:00", total="9999999999.99"),
     order("b1", customer_id="c2", created_at="2024-02-29T07:00:00", total="9999999999.99"),
-    order("half", customer_id="c3", created_at="2024-03-05T00:00:00", total="0.00", status="pending"),
+    order(
+        "half",
+        customer_id="c3",
+        created_at="2024-03-05T00:00:00",
+        total="0.00",
+        status="pending",
+        updated_at="2024-03-07T10:00:00",
+    ),
     order("odd", customer_id="c3", created_at="2024-03-10T10:00:00", total="0.01"),
 ]
 
@@ -296,10 +303,11 @@ def test_the_raw_tables_are_the_shops() -> None:
 
 CHANGED = [
     order("odd", customer_id="c3", created_at="2024-03-10T10:00:00", total="7.77", status="cancelled", updated_at="2024-03-12T00:00:00"),
-    # Changed, and committed late: its time is the first of the overlap, before the newest that the table has.
-    order("tie-a", created_at="2024-01-31T23:59:59.999999", total="0.03", updated_at="2024-03-07T10:00:00"),
     order("late", customer_id="c4", created_at="2024-03-08T00:00:00"),
-    # Brought in from elsewhere, with a time that no overlap reaches.
+    # Changed under the time it had, which is the first of the overlap.
+    order("half", customer_id="c3", created_at="2024-03-05T00:00:00", total="5.55", updated_at="2024-03-07T10:00:00"),
+    # Committed late or imported, with times that no overlap reaches.
+    order("tie-a", created_at="2024-01-31T23:59:59.999999", total="0.03", updated_at="2024-02-01T00:00:00"),
     order("imported", customer_id="c4", created_at="2024-01-15T00:00:00"),
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
-from pipeline import files, shop
+from pipeline import shop
 from pipeline.console import done, step
 from pipeline.dbt_project import Model, Outcome, Project, lent_to_dbt, unpacked
 from pipeline.errors import DataTestsFailed, ModelsFailed, RefusedToStart, UsageError
@@ -101,9 +101,6 @@ def _register_models(spark: SparkSession, root: str, models: Sequence[Model]) ->
         _forget(spark, table)
         if DeltaTable.isDeltaTable(spark, path):
             DeltaTable.createIfNotExists(spark).tableName(table).location(path).execute()
-        elif files.exists(spark, path):
-            # Its creation was broken off before the commit: Delta makes no table where something lies.
-            files.remove(spark, path)
 
 
 def _forget(spark: SparkSession, table: str) -> None:

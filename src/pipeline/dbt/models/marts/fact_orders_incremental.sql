@@ -23,8 +23,11 @@ where
     orders.updated_at >= (
         select max(newest.updated_at) - make_dt_interval({{ var('overlap_days') }}) from {{ this }} as newest
     )
-    -- what was brought in with an old time, and what an earlier start date lets in
+    -- an overlap alone misses what was committed later than that, or imported with an old time, or let in by an earlier
+    -- start date
     or not exists (
-        select 1 from {{ this }} as known where known.order_id = orders.order_id
+        select 1
+        from {{ this }} as known
+        where known.order_id = orders.order_id and known.updated_at = orders.updated_at
     )
 {% endif %}
