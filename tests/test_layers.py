@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
         "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
-    "contracts": {"contracts"},
+    "contracts": {"contracts", "shop"},
     "errors": {"errors", "failpoints", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from
