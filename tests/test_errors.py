@@ -14,6 +14,8 @@ from pipeline import errors
     [
         (errors.PipelineError, 70),
         (errors.CheckFailed, 1),
+        (errors.ValidationError, 1),
+        (errors.DataContractError, 1),
         (errors.UsageError, 2),
         (errors.ConfigurationError, 2),
         (errors.DependencyError, 3),

@@ -2,6 +2,8 @@
 
 PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
+│   └── ValidationError            1   rows lack a required value
+│       └── DataContractError      1   a column is missing, or rows break a rule of the contract
 ├── UsageError                     2   the command line asks for something that does not exist
 │   └── ConfigurationError         2   a file, a variable or --set holds a wrong key or value
 ├── TransientError                70   may be retried as it is
@@ -36,6 +38,7 @@ __all__ = [
     "CheckpointDamaged",
     "CheckpointMismatch",
     "ConfigurationError",
+    "DataContractError",
     "DependencyError",
     "DiskFull",
     "KafkaUnreachable",
@@ -49,6 +52,7 @@ __all__ = [
     "TransientError",
     "UnreadableRecord",
     "UsageError",
+    "ValidationError",
 ]
 
 
@@ -64,6 +68,23 @@ class PipelineError(Exception):
 
 class CheckFailed(PipelineError):
     exit_code = 1
+
+
+class ValidationError(CheckFailed):
+    """`count` rows are wrong in `column`."""
+
+    def __init__(self, message: str, *, column: str, count: int) -> None:
+        super().__init__(message)
+        self.column = column
+        self.count = count
+
+
+class DataContractError(ValidationError):
+    """`rule` is the one that is broken: missing, type, null or value."""
+
+    def __init__(self, message: str, *, column: str, count: int, rule: str) -> None:
+        super().__init__(message, column=column, count=count)
+        self.rule = rule
 
 
 class UsageError(PipelineError):
