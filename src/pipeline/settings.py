@@ -26,6 +26,7 @@ __all__ = [
     "Ingest",
     "Kafka",
     "Lake",
+    "Quality",
     "Secret",
     "Settings",
     "Spark",
@@ -196,6 +197,11 @@ class Alerts:
 
 
 @dataclass(frozen=True)
+class Quality:
+    expectations: Annotated[str | None, _path]
+
+
+@dataclass(frozen=True)
 class DevServices:
     home: Annotated[str, _path]
     kafka_port: Annotated[int, _between(1, 65_534)]
@@ -215,6 +221,7 @@ class Settings:
     lake: Lake
     ingest: Ingest
     speed: Speed
+    quality: Quality
     alerts: Alerts
     devservices: DevServices
     spark: Spark

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import known_views
+from pipeline.cli.arguments import known_views, unknown
 from pipeline.cli.command import Arguments, Command
 
 if TYPE_CHECKING:
@@ -107,6 +107,32 @@ def _audit(settings: Settings, arguments: Arguments) -> int:
     return 1 if report.faults else 0
 
 
+def _quality(settings: Settings, arguments: Arguments) -> int:
+    from pipeline import quality
+
+    expected = quality.expectations_of(settings)
+    for name in arguments.tables:
+        if name not in expected:
+            raise unknown("table with expectations", name, [*expected])
+    results = quality.run(settings, only=arguments.tables)
+    columns = [*vars(results[0])] if results else []
+    if arguments.format == "table":
+        columns = [name for name in columns if name not in ("run_at", "expected")]
+    rows = [tuple(getattr(result, name) for name in columns) for result in results]
+    _write(columns, rows, as_json=arguments.format == "json")
+    for result in results:
+        error = f"expected {result.expected}; found {result.observed}" if result.outcome == "failed" else None
+        _tell("quality", f"{result.table}: {result.expectation}", "ExpectationFailed", error)
+    return 1 if any(result.outcome == "failed" for result in results) else 0
+
+
+def _quality_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="a table or a view's batch form (default: all)"
+    )
+    _format_option(parser)
+
+
 def _late(settings: Settings, arguments: Arguments) -> None:
     views = known_views([arguments.view] if arguments.view else [])
     from pipeline import console, evidence, rendering
@@ -146,6 +172,13 @@ COMMANDS = [
         "batch against speed, row by row; exit 1 if a difference has no cause",
         _reconcile,
         _reconcile_options,
+        is_job=True,
+    ),
+    Command(
+        "quality",
+        "the batch tables against what is expected of them; exit 1 if one fails",
+        _quality,
+        _quality_options,
         is_job=True,
     ),
     Command("late", "what came too late, how late, and whether batch has healed it", _late, _late_options),
