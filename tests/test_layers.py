@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "assembly": {
         "ingest", "skipping",
         "speed", "batch", "published", "evidence", "lag", "serving", "querying", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
-        "status", "report", "maintain", "quality", "expectations", "validation", "order_contract",
+        "status", "report", "maintain", "quality", "expectations", "validation", "order_contract", "events.",
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",

@@ -2,6 +2,7 @@
 
 PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
+│   ├── InvalidEvent               1   an event breaks the contract and is not sent
 │   └── ValidationError            1   rows lack a required value
 │       └── DataContractError      1   a column is missing, or rows break a rule of the contract
 ├── UsageError                     2   the command line asks for something that does not exist
@@ -9,6 +10,7 @@ PipelineError                     70
 ├── TransientError                70   may be retried as it is
 │   └── DependencyError            3   something we need does not answer, or not as it should
 │       ├── KafkaUnreachable       3
+│       ├── NotDelivered           3   Kafka did not take an event
 │       └── TopicMissing           3
 ├── SetupError                     3   Java, a jar or a package is missing or too old
 └── RefusedToStart                 4   starting, or going on, would damage data
@@ -41,7 +43,9 @@ __all__ = [
     "DataContractError",
     "DependencyError",
     "DiskFull",
+    "InvalidEvent",
     "KafkaUnreachable",
+    "NotDelivered",
     "OffsetsLost",
     "PipelineError",
     "PlanChanged",
@@ -68,6 +72,14 @@ class PipelineError(Exception):
 
 class CheckFailed(PipelineError):
     exit_code = 1
+
+
+class InvalidEvent(CheckFailed):
+    """`violations` are the rules that the event breaks, in contract order."""
+
+    def __init__(self, message: str, *, violations: Sequence[str]) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
 
 
 class ValidationError(CheckFailed):
@@ -122,6 +134,16 @@ class KafkaUnreachable(DependencyError):
     def __init__(self, message: str, *, bootstrap_servers: str) -> None:
         super().__init__(message)
         self.bootstrap_servers = bootstrap_servers
+
+
+class NotDelivered(DependencyError):
+    """`name` is Kafka's for the first error; `keys` are of the `count` events that are concerned, as far as they are known."""
+
+    def __init__(self, message: str, *, name: str, keys: Sequence[str], count: int) -> None:
+        super().__init__(message)
+        self.name = name
+        self.keys = tuple(keys)
+        self.count = count
 
 
 class TopicMissing(DependencyError):
