@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
-from pipeline import alerts, cli, console, lag
+from lake import order, send
+from pipeline import alerts, cli, console, ingest, lag
 from pipeline.alerts import Alerts, Problem
 from pipeline.errors import CheckFailed, ConfigurationError
 from pipeline.session import _defaults
@@ -350,3 +353,27 @@ def progress(latest: int, end: int) -> dict[str, Any]:
 def test_lag_is_counted_over_the_partitions() -> None:
     assert lag.records_behind(progress(1_000, 400)) == 1_200
     assert lag.records_behind(progress(400, 400)) == 0
+
+
+@pytest.mark.kafka
+def test_a_query_behind_its_topics_is_told_until_it_has_caught_up(
+    spark: SparkSession, settings: Settings, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lag, "_EVERY_SECONDS", 0)
+    send(settings, [order(f"o{number}", partition=number % 2) for number in range(20)])
+    slow = replace(settings, ingest=replace(settings.ingest, max_offsets_per_trigger=6, trigger="1 hour"))
+    watch = lag.watcher("ingest", max_lag_records=10)
+    with slack() as here, alerts.sending(replace(settings, alerts=settings_for(here, state).alerts)):
+        for one in (slow, settings):
+            query = ingest.start_ingest(spark, one, once=False)
+            until = time.monotonic() + 120
+            while query.lastProgress is None or (one is settings and lag.records_behind(query.lastProgress)):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            watch([query])
+            query.stop()
+        here.wait_for(2)
+        behind, over = here.texts
+    assert "job *ingest* · step *ingest_v1* · LagOverLimit" in behind
+    assert "14 records behind" in behind
+    assert "over:" in over
