@@ -139,6 +139,13 @@ def test_retry_after_is_honoured_also_by_the_next_process(state: Path) -> None:
         assert here.times[1] - here.times[0] > 2.9
 
 
+def test_the_end_waits_for_many_messages_as_long_as_they_are_taken(state: Path) -> None:
+    rules = [Problem("quality", f"rule {number}", "rule", "ExpectationFailed", "no") for number in range(4)]
+    with slack() as here:
+        assert told(here, state, *rules, patience_seconds=1.5) > 2.9
+        assert len(here.texts) == 4
+
+
 @pytest.mark.parametrize(
     "refusal", [Reply(500, "<html>no</html>"), Reply(200, '{"ok": false, "error": "channel_not_found"}')]
 )

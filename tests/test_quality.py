@@ -170,10 +170,13 @@ def test_a_column_that_is_gone_and_an_empty_table_are_told(
     ("if_missing", "outcome"), [("skip", "skipped"), ("warn", "warned"), ("fail", "failed")]
 )
 def test_a_table_that_is_not_there(
-    if_missing: str, outcome: str, spark: SparkSession, here: Settings, file: Path
+    if_missing: str, outcome: str, spark: SparkSession, here: Settings, file: Path, put: Callable[..., None]
 ) -> None:
     file.write_text(EVERY_KIND.replace("if_missing: fail", f"if_missing: {if_missing}"))
     assert outcomes(quality.run(here)) == {"is there": outcome}
+    if if_missing == "fail":
+        put(order_row(1))
+        assert outcomes(quality.run(here))["is there"] == "passed"
 
 
 def test_the_command_ends_with_1_says_no_values_and_tells_what_failed(

@@ -36,7 +36,10 @@ BACKLOG = 1_000
 """Reports that wait for the thread; more are dropped, and come back with the next observation of the same problem."""
 
 PATIENCE_SECONDS = 5.0
-"""How long the end of a job waits for what is still to be sent."""
+"""How long the end of a job waits for Slack to take the next message."""
+
+LONGEST_END_SECONDS = 60.0
+"""How long it waits altogether, where there are many."""
 
 _PAUSE_SECONDS = 1.0
 _LONGEST_BACKOFF_SECONDS = 60.0
@@ -59,7 +62,7 @@ class Alerts:
         self._is_ending = threading.Event()
         self._is_left = threading.Event()
         self._failures = 0
-        self._not_before = 0.0
+        self._not_before = self._taken_at = 0.0
         self._thread = threading.Thread(target=self._work, name="alerts", daemon=True)
         self._thread.start()
 
@@ -70,10 +73,14 @@ class Alerts:
             _log.warning("alerts: more than %d reports wait; one is dropped", BACKLOG)
 
     def close(self, patience_seconds: float) -> None:
-        """Send what is due, as far as the patience goes; the rest is written down for the next job."""
+        """Send what is due, unless Slack takes nothing for so long; the rest is written down for the next job."""
         self._is_ending.set()
         self._wake()
-        self._thread.join(patience_seconds)
+        began = self._taken_at = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() < min(
+            began + LONGEST_END_SECONDS, self._taken_at + patience_seconds
+        ):
+            self._thread.join(0.1)
         if self._thread.is_alive():
             self._is_left.set()
             book = self._book()
@@ -141,7 +148,7 @@ class Alerts:
         answer = self._post(self._text(due))
         if answer.is_taken:
             book.told(due, time.time())
-            self._failures = 0
+            self._failures, self._taken_at = 0, time.monotonic()
         else:
             book.not_told(due)
             self._hold_back(book, answer)

@@ -65,10 +65,11 @@ def expectations_of(settings: Settings) -> dict[str, TableExpectations]:
 def _results(spark: SparkSession, root: str, expected: TableExpectations, now: datetime) -> list[Result]:
     path = _path(root, expected.table)
     version = newest_version(spark, path)
+    is_there = _presence(expected, version, now)
     if version is None:
-        return [_of_no_table(expected, now)]
+        return [is_there]
     judged = verdicts(read_version(spark, path, version), expected.expectations, now=now)
-    return [_result(expected.table, version, verdict, now) for verdict in judged]
+    return [is_there, *(_result(expected.table, version, verdict, now) for verdict in judged)]
 
 
 def _path(root: str, name: str) -> str:
@@ -77,10 +78,12 @@ def _path(root: str, name: str) -> str:
     return table_path(root, name)
 
 
-def _of_no_table(expected: TableExpectations, now: datetime) -> Result:
-    outcomes: dict[str, Outcome] = {"skip": "skipped", "warn": "warned", "fail": "failed"}
-    outcome = outcomes[expected.if_missing]
-    return Result(now, expected.table, None, "is there", outcome, "there is no such table", "the table", None)
+def _presence(expected: TableExpectations, version: int | None, now: datetime) -> Result:
+    """That the table is there is the first expectation of each."""
+    if_missing: dict[str, Outcome] = {"skip": "skipped", "warn": "warned", "fail": "failed"}
+    outcome = "passed" if version is not None else if_missing[expected.if_missing]
+    observed = "there is no such table" if version is None else "there is"
+    return Result(now, expected.table, version, "is there", outcome, observed, "the table", None)
 
 
 def _result(table: str, version: int, verdict: Verdict, now: datetime) -> Result:
