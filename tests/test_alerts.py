@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pyspark.sql import SparkSession
 from lake import order, send
 from pipeline import alerts, cli, console, ingest, lag
 from pipeline.alerts import Alerts, Problem
-from pipeline.errors import CheckFailed, ConfigurationError
+from pipeline.errors import CheckFailed, ConfigurationError, SetupError
 from pipeline.session import _defaults
 from pipeline.settings import Settings, load, without_secrets
 from pipeline.slack import poster
@@ -292,6 +293,12 @@ def test_two_ways_are_refused() -> None:
     ways = {"PIPELINE_ALERTS__TOKEN": SECRET, "PIPELINE_ALERTS__WEBHOOK_URL": "https://hooks.example/x"}
     with pytest.raises(ConfigurationError):
         load("test", [], ways)
+
+
+def test_alerts_without_slack_sdk_say_what_to_install(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "slack_sdk", None)
+    with pytest.raises(SetupError, match=r"pipeline\[alerts\]"):
+        poster(settings_for("http://127.0.0.1:1/", state).alerts)
 
 
 def test_without_slack_nothing_is_kept(state: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -16,9 +17,10 @@ from pyspark.sql import types as T
 
 from pipeline import cli, expectations, quality
 from pipeline.contracts import EVENT_TYPES, MAX_AMOUNT, MAX_ID_CHARACTERS, ORDER_EVENTS, STATUSES
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, SetupError
 from pipeline.settings import Settings, load
 from pipeline.tables import QUALITY_RESULTS, table_path
+from pipeline.validation import verdicts
 from slack_server import slack
 
 EVERY_KIND = """
@@ -269,6 +271,12 @@ def test_only_tables_with_expectations_can_be_named(
     assert cli.main(["quality", "order_event", *words]) == 2
     assert "Did you mean order_events?" in capsys.readouterr().err
     assert cli.main(["quality", "dead_letters", *words]) == 2
+
+
+def test_without_great_expectations_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "great_expectations", None)
+    with pytest.raises(SetupError, match=r"pipeline\[quality\]"):
+        verdicts(None, [], now=datetime.now(timezone.utc))  # type: ignore[arg-type]
 
 
 def test_quality_yml_is_no_environment() -> None:
