@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from setuptools import find_packages, setup
 
+ALERTS = ["slack-sdk==3.47.0"]
+QUALITY = ["great-expectations==1.24.1"]  # without its [spark] extra, which asks for an older pyspark
+
 setup(
     name="pipeline",
     version="0.1.0",
@@ -30,7 +33,11 @@ setup(
         "sqlglot==30.30.0",  # reads what --where says
     ],
     extras_require={
+        "alerts": ALERTS,
+        "quality": QUALITY,
         "test": [
+            *ALERTS,
+            *QUALITY,
             "chispa==0.12.0",
             "hypothesis==6.168.5",  # the last one for Python 3.10
             "pytest==9.2.0",
