@@ -8,6 +8,8 @@ ELT = [
     "dbt-core==1.11.16",  # 1.12 brings a parser that is not in the registry for every platform
     "dbt-spark==1.11.0",
 ]
+ALERTS = ["slack-sdk==3.47.0"]
+QUALITY = ["great-expectations==1.24.1"]  # without its [spark] extra, which asks for an older pyspark
 
 setup(
     name="pipeline",
@@ -35,9 +37,13 @@ setup(
         "sqlglot==30.30.0",  # reads what --where says
     ],
     extras_require={
+        "alerts": ALERTS,
         "elt": ELT,
+        "quality": QUALITY,
         "test": [
+            *ALERTS,
             *ELT,
+            *QUALITY,
             "chispa==0.12.0",
             "hypothesis==6.168.5",  # the last one for Python 3.10
             "pytest==9.2.0",

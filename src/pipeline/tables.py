@@ -18,6 +18,7 @@ __all__ = [
     "OFFSET_GAPS",
     "ORDER_EVENTS",
     "PRODUCT_EVENTS",
+    "QUALITY_RESULTS",
     "RAW_CUSTOMERS",
     "RAW_EVENTS",
     "RAW_ORDERS",
@@ -46,6 +47,7 @@ SKIPPED_RECORDS = "skipped_records"
 REPAIRS = "repairs"
 OFFSET_GAPS = "offset_gaps"
 RECONCILIATION = "reconciliation"
+QUALITY_RESULTS = "quality_results"
 RAW_ORDERS = "raw_orders"
 RAW_CUSTOMERS = "raw_customers"
 RAW_PRODUCTS = "raw_products"
@@ -150,6 +152,20 @@ _RECONCILIATION = T.StructType(
 )
 """A row for each view and run of reconcile: how many rows were compared, and how many differ from which cause."""
 
+_QUALITY_RESULTS = T.StructType(
+    [
+        T.StructField("run_at", T.TimestampType(), nullable=False),
+        T.StructField("table", T.StringType(), nullable=False),
+        T.StructField("table_version", T.LongType()),
+        T.StructField("expectation", T.StringType(), nullable=False),
+        T.StructField("outcome", T.StringType(), nullable=False),
+        T.StructField("observed", T.StringType(), nullable=False),
+        T.StructField("expected", T.StringType(), nullable=False),
+        T.StructField("unexpected_count", T.LongType()),
+    ]
+)
+"""A row for each expectation and run of quality. `outcome` is passed, warned, failed or skipped (there is no such table)."""
+
 SCHEMAS = {
     SKIPPED_RECORDS: _SKIPPED_RECORDS,
     RAW_EVENTS: contracts.RAW_EVENTS,
@@ -161,6 +177,7 @@ SCHEMAS = {
     REPAIRS: _REPAIRS,
     OFFSET_GAPS: _OFFSET_GAPS,
     RECONCILIATION: _RECONCILIATION,
+    QUALITY_RESULTS: _QUALITY_RESULTS,
     RAW_ORDERS: shop.SCHEMAS[shop.ORDERS],
     RAW_CUSTOMERS: shop.SCHEMAS[shop.CUSTOMERS],
     RAW_PRODUCTS: shop.SCHEMAS[shop.PRODUCTS],

@@ -134,10 +134,16 @@ def _stop(settings: Settings, arguments: Arguments) -> int:
 
 COMMANDS = [
     Command(
-        "ingest", "Kafka → raw_events, order_events, product_events, dead_letters", _ingest, _ingest_options
+        "ingest",
+        "Kafka → raw_events, order_events, product_events, dead_letters",
+        _ingest,
+        _ingest_options,
+        is_job=True,
     ),
-    Command("speed", "the streaming views", _speed, _speed_options),
+    Command("speed", "the streaming views", _speed, _speed_options, is_job=True),
     Command("stop", "end streaming queries after their running batch", _stop, _stop_options),
-    Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options),
-    Command("elt", "the dbt models over the shop's raw tables, and their tests", _elt, _elt_options),
+    Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options, is_job=True),
+    Command(
+        "elt", "the dbt models over the shop's raw tables, and their tests", _elt, _elt_options, is_job=True
+    ),
 ]
