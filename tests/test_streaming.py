@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from lake import at, order, rows_of, send
 from pipeline import batch, ingest, querying, serving, speed
 from pipeline.errors import AlreadyRunning, CheckpointMismatch, RefusedToStart, UsageError
+from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import create_table
 from pipeline.streaming import guarded
@@ -118,6 +119,9 @@ def test_speed_reads_the_log_by_setting(spark: SparkSession, settings: Settings)
     batch.run(here, views=[SPEND.name], until=at(600))
     assert rows_of(serving.read(spark, here, SPEND, layer="speed")) == rows_of(
         serving.read(spark, here, SPEND, layer="batch")
+    )
+    assert session(here)._jsparkSession.equals(spark._jsparkSession), (
+        "a stream's copy of it has become the session"
     )
 
 

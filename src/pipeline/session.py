@@ -37,9 +37,10 @@ def session(settings: Settings) -> SparkSession:
 
     Raises SetupError when the jars are missing or have been changed.
     """
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        return active
+    if SparkSession.getActiveSession() is not None:
+        return (
+            SparkSession.builder.getOrCreate()
+        )  # the active one may be a stream's copy, with settings of its own
     builder = SparkSession.builder.appName("pipeline")
     for key, value in _defaults(settings).items():
         builder = builder.config(key, value)
