@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from pipeline import conf_files
 from pipeline.errors import ConfigurationError
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DevServices",
+    "Etl",
     "Ingest",
     "Kafka",
     "Lake",
+    "Postgres",
     "Secret",
     "Settings",
     "Spark",
@@ -69,6 +72,18 @@ def _is_address(text: str) -> bool:
         and port.isdecimal()
         and 0 < int(port) < 65536
     )
+
+
+def _postgres_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_complete = bool(parts.scheme in {"postgresql", "postgres"} and parts.hostname and parts.path[1:])
+        parts.port  # noqa: B018  # raises where it is no number
+    except ValueError:
+        is_complete = False
+    if not is_complete:
+        raise ValueError("a URL of one server such as postgresql://user:${env:PASSWORD}@host:5432/database")
+    return value.replace("passfile=~/", f"passfile={Path.home()}/")
 
 
 def _topic(value: str) -> str:
@@ -177,9 +192,23 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Postgres:
+    source_url: Annotated[str, _postgres_url]
+    source_schema: Annotated[str, _filled]
+    warehouse_url: Annotated[str, _postgres_url]
+
+
+@dataclass(frozen=True)
+class Etl:
+    overlap_minutes: Annotated[int, _between(0, 10_000_000)]
+    read_partitions: Annotated[int | None, _between(1, 1_000)]
+
+
+@dataclass(frozen=True)
 class DevServices:
     home: Annotated[str, _path]
     kafka_port: Annotated[int, _between(1, 65_534)]
+    postgres_port: Annotated[int, _between(1, 65_534)]
 
 
 @dataclass(frozen=True)
@@ -196,6 +225,8 @@ class Settings:
     lake: Lake
     ingest: Ingest
     speed: Speed
+    postgres: Postgres
+    etl: Etl
     devservices: DevServices
     spark: Spark
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -466,7 +497,8 @@ def _file_text(path: KeyPath, name: str, source: str) -> str:
 SECRET_NAME = re.compile(
     r"password|passwd|secret|token|credential|jaas|access[._-]?key|api[._-]?key|private[._-]?key", re.I
 )
-URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&;\s]+", re.I)
+# The first form also where a password has signs in it that a URL should spell as %40 or %2F.
+URL_LOGIN = re.compile(r"(?<=://)[^/@\s:]+:\S+(?=@)|(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&;\s]+", re.I)
 
 
 def _masked(path: KeyPath, text: str) -> str:
