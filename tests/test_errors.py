@@ -14,10 +14,12 @@ from pipeline import errors
     [
         (errors.PipelineError, 70),
         (errors.CheckFailed, 1),
+        (errors.SourceMismatch, 1),
         (errors.UsageError, 2),
         (errors.ConfigurationError, 2),
         (errors.DependencyError, 3),
         (errors.KafkaUnreachable, 3),
+        (errors.PostgresUnreachable, 3),
         (errors.TopicMissing, 3),
         (errors.SetupError, 3),
         (errors.RefusedToStart, 4),
@@ -38,7 +40,13 @@ def test_each_error_ends_with_its_exit_code(error: type[errors.PipelineError], e
 
 def test_only_dependencies_may_be_retried() -> None:
     transient = {name for name in errors.__all__ if issubclass(getattr(errors, name), errors.TransientError)}
-    assert transient == {"TransientError", "DependencyError", "KafkaUnreachable", "TopicMissing"}
+    assert transient == {
+        "TransientError",
+        "DependencyError",
+        "KafkaUnreachable",
+        "PostgresUnreachable",
+        "TopicMissing",
+    }
 
 
 def test_the_tree_in_the_docstring_names_every_error() -> None:

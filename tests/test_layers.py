@@ -25,10 +25,10 @@ LAYERS: dict[str, set[str]] = {
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
-        "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping",
+        "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "postgres", "postgres_source", "warehouse",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
-    "contracts": {"contracts"},
+    "contracts": {"contracts", "shop"},
     "errors": {"errors", "failpoints", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from

@@ -2,11 +2,13 @@
 
 PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
+│   └── SourceMismatch             1   a table of the source, or a column of it, is not there
 ├── UsageError                     2   the command line asks for something that does not exist
 │   └── ConfigurationError         2   a file, a variable or --set holds a wrong key or value
 ├── TransientError                70   may be retried as it is
 │   └── DependencyError            3   something we need does not answer, or not as it should
 │       ├── KafkaUnreachable       3
+│       ├── PostgresUnreachable    3
 │       └── TopicMissing           3
 ├── SetupError                     3   Java, a jar or a package is missing or too old
 └── RefusedToStart                 4   starting, or going on, would damage data
@@ -42,8 +44,10 @@ __all__ = [
     "OffsetsLost",
     "PipelineError",
     "PlanChanged",
+    "PostgresUnreachable",
     "RefusedToStart",
     "SetupError",
+    "SourceMismatch",
     "TopicMissing",
     "TopicReplaced",
     "TransientError",
@@ -64,6 +68,15 @@ class PipelineError(Exception):
 
 class CheckFailed(PipelineError):
     exit_code = 1
+
+
+class SourceMismatch(CheckFailed):
+    """`columns` are those that `table` lacks; none where the table itself is not there or is no table."""
+
+    def __init__(self, message: str, *, table: str, columns: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.table = table
+        self.columns = tuple(columns)
 
 
 class UsageError(PipelineError):
@@ -101,6 +114,14 @@ class KafkaUnreachable(DependencyError):
     def __init__(self, message: str, *, bootstrap_servers: str) -> None:
         super().__init__(message)
         self.bootstrap_servers = bootstrap_servers
+
+
+class PostgresUnreachable(DependencyError):
+    """`address` is host:port/database, without user and password."""
+
+    def __init__(self, message: str, *, address: str) -> None:
+        super().__init__(message)
+        self.address = address
 
 
 class TopicMissing(DependencyError):

@@ -154,4 +154,6 @@ def test_the_shop_s_orders_belong_to_customers_and_products_and_have_all_statuse
 
 def test_a_url_shows_where_the_server_is(home: Path, server: postgres.Server) -> None:
     shown = server.url("shop")
-    assert re.fullmatch(rf"postgresql://pipeline@127\.0\.0\.1:{server.port}/shop\?passfile={home}/pgpass", shown)
+    assert re.fullmatch(
+        rf"postgresql://pipeline@127\.0\.0\.1:{server.port}/shop\?passfile={home}/pgpass", shown
+    )

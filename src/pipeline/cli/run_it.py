@@ -72,6 +72,20 @@ def _batch(settings: Settings, arguments: Arguments) -> None:
     batch.run(settings, views=views, until=until, source=arguments.source)
 
 
+def _etl_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--step",
+        choices=("extract", "transform", "load", "analyze"),
+        help="only this step, for a scheduler that calls them one by one (default: all, in this order)",
+    )
+
+
+def _etl(settings: Settings, arguments: Arguments) -> None:
+    from pipeline import etl
+
+    etl.run(settings, steps=etl.STEPS if arguments.step is None else (arguments.step,))
+
+
 def _stop_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "queries", nargs="*", metavar="QUERY", help="a view, or ingest (default: all that run on this lake)"
@@ -119,4 +133,5 @@ COMMANDS = [
     Command("speed", "the streaming views", _speed, _speed_options),
     Command("stop", "end streaming queries after their running batch", _stop, _stop_options),
     Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options),
+    Command("etl-orders", "the shop in Postgres → raw tables and fact_orders", _etl, _etl_options),
 ]
