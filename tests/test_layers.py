@@ -132,7 +132,7 @@ def test_what_every_command_loads_is_light(module: str) -> None:
         for statement in tree.body
         if not _is_for_types(statement)
         for name in _at_import(statement)
-    } & {"pyspark", "delta", "rich", "yaml", "confluent_kafka", "pandas", "pyarrow"}
+    } & {"pyspark", "delta", "rich", "yaml", "confluent_kafka", "pandas", "psycopg", "pyarrow"}
     assert heavy == set()
 
 

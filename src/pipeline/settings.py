@@ -77,9 +77,9 @@ def _is_address(text: str) -> bool:
 def _postgres_url(value: str) -> str:
     try:
         parts = urlsplit(value)
-        is_complete = bool(parts.scheme in {"postgresql", "postgres"} and parts.hostname and parts.path[1:])
-        parts.port  # noqa: B018  # raises where it is no number
-    except ValueError:
+        is_one_server = parts.hostname is not None and "," not in parts.hostname and parts.port != 0
+        is_complete = bool(parts.scheme in {"postgresql", "postgres"} and is_one_server and parts.path[1:])
+    except ValueError:  # a port that is no number
         is_complete = False
     if not is_complete:
         raise ValueError("a URL of one server such as postgresql://user:${env:PASSWORD}@host:5432/database")
