@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any
@@ -233,6 +234,16 @@ def test_an_address_is_named_and_the_password_is_not(postgres_server: postgres.S
     assert raised.value.address == where
     assert where in raised.value.message
     assert password not in f"{raised.value.message}{raised.value.__cause__}"
+
+
+def test_an_idle_connection_is_waited_for(url: str) -> None:
+    execute(url, "ALTER ROLE pipeline SET idle_in_transaction_session_timeout = '100ms'")
+    try:
+        with postgres_source.opened(url, schema="public", tables=["orders"]) as source:
+            time.sleep(0.5)
+            assert postgres_source.newest(source, "orders", "updated_at") is None
+    finally:
+        execute(url, "ALTER ROLE pipeline RESET idle_in_transaction_session_timeout")
 
 
 def test_a_server_that_goes_away_is_unreachable(url: str) -> None:

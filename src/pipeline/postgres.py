@@ -18,6 +18,12 @@ CONNECT_TIMEOUT_SECONDS = 10
 _SHARED_PARAMETERS = ("sslmode", "sslrootcert", "sslcert", "sslkey")
 """What libpq and the JDBC driver name alike."""
 
+# A connection that holds a snapshot or a lock is idle while Spark works. Not every version has all of these.
+_WAIT_FOR_US = """
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
+
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -31,6 +37,7 @@ def connected(url: str, *, autocommit: bool = False) -> Iterator[Connection]:
     try:
         with psycopg.connect(make_conninfo("", **given), autocommit=True) as connection:
             connection.execute("SET TIME ZONE 'UTC'")
+            connection.execute(_WAIT_FOR_US)
             connection.autocommit = autocommit
             yield connection
     except psycopg.OperationalError as error:
