@@ -122,6 +122,9 @@ def merge(rows: DataFrame, path: str, *, keys: Sequence[str]) -> None:
     """
     with commit_lock(path):
         stored = DeltaTable.forPath(rows.sparkSession, path).toDF()
+        if stored.isEmpty():  # the same, without a join: the first run may be of a whole shop
+            rows.write.format("delta").mode("append").save(path)
+            return
         is_same = [rows[name].eqNullSafe(stored[name]) for name in rows.columns]
         fresh = rows.join(stored, on=is_same, how="left_anti").persist()
         try:
