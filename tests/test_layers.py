@@ -20,23 +20,28 @@ LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "cli.", "demo", "devservices.", "rendering"},
     "assembly": {
         "ingest", "skipping",
-        "speed", "batch", "published", "evidence", "serving", "querying", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
-        "status", "report", "maintain", "quality",
+        "speed", "batch", "published", "evidence", "lag", "serving", "querying", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
+        "status", "report", "maintain", "quality", "expectations", "validation", "order_contract", "events.",
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
-        "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "postgres", "postgres_source", "warehouse",
+        "alerts", "problems", "slack", "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "postgres", "postgres_source",
+        "warehouse",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
     "contracts": {"contracts", "shop"},
     "errors": {"errors", "failpoints", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from
-# is nothing but settings.
+# and where messages go is nothing but settings.
 SETTINGS = {"settings", "conf_files"}
-SEES_SETTINGS = {"session", "sources"} | LAYERS["assembly"] | (LAYERS["command line"] - {"devservices."})
+SEES_SETTINGS = (
+    {"session", "sources", "alerts", "slack"}
+    | LAYERS["assembly"]
+    | (LAYERS["command line"] - {"devservices."})
+)
 # The terminal, too, is for those who run something, not for what they run.
-SEES_CONSOLE = SEES_SETTINGS - {"session", "sources"}
+SEES_CONSOLE = SEES_SETTINGS - {"session", "sources", "alerts", "slack"}
 # For development only.
 SEES_DEVSERVICES = {"cli.", "demo"}
 # Loaded before every command: only the standard library, and ours that keep to it.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Document", "env_names", "plain_value", "read", "shipped_folder"]
 
+NOT_ENVS = frozenset({"base.yml", "quality.yml"})
+
 
 class Document(NamedTuple):
     """The content of one file: nested dicts with text keys, and the line each key path stands on."""
@@ -38,7 +40,7 @@ def shipped_folder() -> Traversable:
 def env_names(folder: Traversable) -> list[str]:
     """The environments that `folder` has an overlay for."""
     names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else iter(())
-    return sorted(name[:-4] for name in names if name.endswith(".yml") and name != "base.yml")
+    return sorted(name[:-4] for name in names if name.endswith(".yml") and name not in NOT_ENVS)
 
 
 def read(file: Traversable) -> Document:

@@ -22,7 +22,10 @@ __all__ = ["counted", "error", "note", "step", "table", "write_bytes", "write_li
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Say that `title` is under way, and how many seconds it took or that it failed."""
+    """Say that `title` is under way, and how many seconds it took or that it failed.
+
+    What fails it gets the attribute `failed_step`: the innermost title.
+    """
     started = time.monotonic()
     try:
         if _is_terminal(sys.stderr):
@@ -31,7 +34,8 @@ def step(title: str) -> Iterator[None]:
         else:
             note(f"… {title}")
             yield
-    except BaseException:
+    except BaseException as error:
+        vars(error).setdefault("failed_step", title)
         _ended("✗", "red", title, time.monotonic() - started)
         raise
     _ended("✓", "green", title, time.monotonic() - started)

@@ -5,6 +5,11 @@ Everything here is plain data. Nothing builds a Column, so importing it needs no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import NamedTuple
+
 from pyspark.sql import types as T
 
 CONTRACT_VERSION = 1
@@ -44,6 +49,9 @@ FIRST_YEAR = 2000
 MAX_CLOCK_SKEW_MINUTES = 5
 LATENESS = "10 minutes"
 
+MAX_AMOUNT = Decimal(10) ** MAX_AMOUNT_DIGITS - Decimal(10) ** -AMOUNT_DECIMALS
+FIRST_INSTANT = datetime(FIRST_YEAR, 1, 1, tzinfo=timezone.utc)
+
 MONEY = T.DecimalType(12, 2)
 WIDE_MONEY = T.DecimalType(38, 2)
 """Wide enough for any sum of amounts times quantities that one record, or one log, can hold."""
@@ -65,6 +73,42 @@ VIOLATIONS = (
 ORDER_IDENTITY = ("event_type", "order_id", "event_time")
 PRODUCT_IDENTITY = ("product_id", "event_time")
 RECORD_IDENTITY = ("topic", "partition", "offset")
+
+
+class Limits(NamedTuple):
+    """What a value must be beside its type: one of `values`, from `least` to `most`, of 1 to `max_characters`; null is not judged."""
+
+    values: tuple[str, ...] = ()
+    least: Decimal | int | datetime | None = None
+    most: Decimal | int | None = None
+    max_characters: int | None = None
+
+
+_IDENTIFIER = Limits(max_characters=MAX_ID_CHARACTERS)
+_AMOUNT = Limits(least=Decimal(0), most=MAX_AMOUNT)
+
+ORDER_LIMITS: Mapping[str, Limits] = {
+    "event_type": Limits(values=EVENT_TYPES),
+    "order_id": _IDENTIFIER,
+    "customer_id": _IDENTIFIER,
+    "total": _AMOUNT,
+    "status": Limits(values=STATUSES),
+    "event_time": Limits(least=FIRST_INSTANT),
+}
+ITEM_LIMITS: Mapping[str, Limits] = {
+    "product_id": _IDENTIFIER,
+    "price": _AMOUNT,
+    "quantity": Limits(least=1, most=MAX_QUANTITY),
+}
+PRODUCT_LIMITS: Mapping[str, Limits] = {
+    "product_id": _IDENTIFIER,
+    "name": _IDENTIFIER,
+    "product_category": _IDENTIFIER,
+    "price": _AMOUNT,
+    "cost": _AMOUNT,
+    "event_time": Limits(least=FIRST_INSTANT),
+}
+"""The rules for typed values, where no bytes are left to be decoded: tables, DataFrames, events before they are sent."""
 
 HEADERS = T.ArrayType(
     T.StructType([T.StructField("key", T.StringType()), T.StructField("value", T.BinaryType())])

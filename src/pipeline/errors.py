@@ -2,12 +2,16 @@
 
 PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
-│   └── SourceMismatch             1   a table of the source, or a column of it, is not there
+│   ├── InvalidEvent               1   an event breaks the contract and is not sent
+│   ├── SourceMismatch             1   a table of the source, or a column of it, is not there
+│   └── ValidationError            1   rows lack a required value
+│       └── DataContractError      1   a column is missing, or rows break a rule of the contract
 ├── UsageError                     2   the command line asks for something that does not exist
 │   └── ConfigurationError         2   a file, a variable or --set holds a wrong key or value
 ├── TransientError                70   may be retried as it is
 │   └── DependencyError            3   something we need does not answer, or not as it should
 │       ├── KafkaUnreachable       3
+│       ├── NotDelivered           3   Kafka did not take an event
 │       ├── PostgresUnreachable    3
 │       └── TopicMissing           3
 ├── SetupError                     3   Java, a jar or a package is missing or too old
@@ -38,9 +42,12 @@ __all__ = [
     "CheckpointDamaged",
     "CheckpointMismatch",
     "ConfigurationError",
+    "DataContractError",
     "DependencyError",
     "DiskFull",
+    "InvalidEvent",
     "KafkaUnreachable",
+    "NotDelivered",
     "OffsetsLost",
     "PipelineError",
     "PlanChanged",
@@ -53,6 +60,7 @@ __all__ = [
     "TransientError",
     "UnreadableRecord",
     "UsageError",
+    "ValidationError",
 ]
 
 
@@ -77,6 +85,31 @@ class SourceMismatch(CheckFailed):
         super().__init__(message)
         self.table = table
         self.columns = tuple(columns)
+
+
+class InvalidEvent(CheckFailed):
+    """`violations` are the rules that the event breaks, in contract order."""
+
+    def __init__(self, message: str, *, violations: Sequence[str]) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
+
+
+class ValidationError(CheckFailed):
+    """`count` rows are wrong in `column`."""
+
+    def __init__(self, message: str, *, column: str, count: int) -> None:
+        super().__init__(message)
+        self.column = column
+        self.count = count
+
+
+class DataContractError(ValidationError):
+    """`rule` is the one that is broken: missing, type, null or value."""
+
+    def __init__(self, message: str, *, column: str, count: int, rule: str) -> None:
+        super().__init__(message, column=column, count=count)
+        self.rule = rule
 
 
 class UsageError(PipelineError):
@@ -122,6 +155,16 @@ class PostgresUnreachable(DependencyError):
     def __init__(self, message: str, *, address: str) -> None:
         super().__init__(message)
         self.address = address
+
+
+class NotDelivered(DependencyError):
+    """`name` is Kafka's for the first error; `keys` are of the `count` events that are concerned, as far as they are known."""
+
+    def __init__(self, message: str, *, name: str, keys: Sequence[str], count: int) -> None:
+        super().__init__(message)
+        self.name = name
+        self.keys = tuple(keys)
+        self.count = count
 
 
 class TopicMissing(DependencyError):

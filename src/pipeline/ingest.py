@@ -13,6 +13,7 @@ from pipeline.checkpoints import micro_batch
 from pipeline.contracts import ACCEPTED, DEAD, KINDS, ORDERS, PRODUCTS
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
+from pipeline.lag import watcher
 from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
@@ -46,7 +47,8 @@ def run(settings: Settings, *, once: bool) -> None:
     root, topics = settings.lake.root, kafka_topics(settings, KINDS)
     held = guarded(spark, query=QUERY, root=root, tables=written_tables(root), topics=topics)
     with stop_requests() as stop, held:
-        await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop)
+        watch = watcher("ingest", max_lag_records=settings.alerts.max_lag_records)
+        await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, watch=watch)
 
 
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:

@@ -12,7 +12,7 @@ from pipeline.errors import KafkaUnreachable, TopicMissing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["require_topics"]
+__all__ = ["require_topics", "silent_client"]
 
 _SILENT = logging.getLogger("pipeline.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
@@ -41,18 +41,21 @@ def require_topics(
         raise _topic_missing(bootstrap_servers, missing, there)
 
 
-def _topics(bootstrap_servers: str, timeout_seconds: float) -> list[str]:
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
-
-    # Without a logger and an error callback librdkafka writes to the terminal by itself.
-    options: dict[str, Any] = {
+def silent_client(bootstrap_servers: str) -> dict[str, Any]:
+    """Options of a librdkafka client: without a logger and an error callback it writes to the terminal by itself."""
+    return {
         "bootstrap.servers": bootstrap_servers,
         "log_level": 0,
         "error_cb": lambda _: None,
         "logger": _SILENT,
     }
-    client = AdminClient(options)
+
+
+def _topics(bootstrap_servers: str, timeout_seconds: float) -> list[str]:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    client = AdminClient(silent_client(bootstrap_servers))
     try:
         return sorted(client.list_topics(timeout=timeout_seconds).topics)
     except KafkaException as error:

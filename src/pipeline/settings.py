@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 __all__ = [
+    "Alerts",
     "DevServices",
     "Etl",
     "Ingest",
     "Kafka",
     "Lake",
     "Postgres",
+    "Quality",
     "Secret",
     "Settings",
     "Spark",
@@ -35,6 +37,7 @@ __all__ = [
     "Topics",
     "flattened",
     "load",
+    "without_secrets",
 ]
 
 MASK = "********"
@@ -136,6 +139,13 @@ def _filled(value: str) -> str:
     return value
 
 
+def _slack_address(value: str) -> str:
+    """Plain HTTP would show the credentials to everybody on the way; on this machine nobody is on it."""
+    if not re.match(r"https://[^/\s]+/|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/", value):
+        raise ValueError("an https:// address")
+    return value
+
+
 def _consumer_option(name: str) -> str:
     if not name.startswith("kafka.") or name == "kafka.bootstrap.servers":
         raise ValueError(
@@ -205,6 +215,21 @@ class Etl:
 
 
 @dataclass(frozen=True)
+class Alerts:
+    channel: Annotated[str, _filled]
+    token: Annotated[str | None, _filled]
+    webhook_url: Annotated[str | None, _slack_address]
+    api_url: Annotated[str, _slack_address]
+    state_file: Annotated[str, _path]
+    max_lag_records: Annotated[int | None, COUNT]
+
+
+@dataclass(frozen=True)
+class Quality:
+    expectations: Annotated[str | None, _path]
+
+
+@dataclass(frozen=True)
 class DevServices:
     home: Annotated[str, _path]
     kafka_port: Annotated[int, _between(1, 65_534)]
@@ -227,6 +252,8 @@ class Settings:
     speed: Speed
     postgres: Postgres
     etl: Etl
+    quality: Quality
+    alerts: Alerts
     devservices: DevServices
     spark: Spark
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -264,6 +291,7 @@ def load(
     given = {path: one for path, one in given.items() if not (_is_free(path) and one.value is None)}
     settings = _built(Settings, (), given, environ)
     _refuse_shared_topics(settings)
+    _refuse_two_ways(settings.alerts)
     object.__setattr__(settings, "origins", {".".join(path): one.source for path, one in given.items()})
     return settings
 
@@ -271,6 +299,24 @@ def load(
 def flattened(settings: Settings) -> dict[str, Any]:
     """Each dotted key path with its value, secrets masked; in the order of the schema."""
     return dict(_flat(settings, ()))
+
+
+def without_secrets(settings: Settings, text: str) -> str:
+    """The text with every secret of the settings masked, and the login in any URL."""
+    for secret in _secrets(settings):
+        if secret.strip():
+            text = text.replace(secret, secret.shown)
+    return URL_LOGIN.sub(MASK, text)
+
+
+def _secrets(section: Any) -> Iterator[Secret]:
+    for name in _keys(type(section)):
+        value = getattr(section, name)
+        if is_dataclass(value):
+            yield from _secrets(value)
+        else:
+            values = value.values() if isinstance(value, Mapping) else [value]
+            yield from (one for one in values if isinstance(one, Secret))
 
 
 def _flat(section: Any, path: KeyPath) -> Iterator[tuple[str, Any]]:
@@ -436,6 +482,8 @@ def _converted(kind: Any, path: KeyPath, one: _Given, environ: Mapping[str, str]
     is_optional = type(None) in get_args(kind)
     if is_optional and (one.value is None or (one.is_text and one.value in {"", "null"})):
         return None
+    if str in get_args(kind):
+        return _text(path, one, environ)
     if one.is_text and re.fullmatch(r"[+-]?\d+", one.value):
         return int(one.value)
     if isinstance(one.value, int) and not isinstance(one.value, bool):
@@ -455,6 +503,9 @@ def _text(path: KeyPath, one: _Given, environ: Mapping[str, str]) -> str:
         return str(value).lower() if isinstance(value, bool) else str(value)
     if not isinstance(value, str):
         raise _wrong(path, one.source, "a text", value)
+    if path in NEVER_WRITTEN and "${" not in value and not one.source.startswith("PIPELINE_"):
+        # Everybody may read a file of the project, and the command line of a process.
+        raise _wrong(path, one.source, "${env:NAME} or ${file:/absolute/path}: it is a secret", value)
     return _masked(path, _interpolated(path, value, one.source, environ))
 
 
@@ -495,8 +546,10 @@ def _file_text(path: KeyPath, name: str, source: str) -> str:
 
 
 SECRET_NAME = re.compile(
-    r"password|passwd|secret|token|credential|jaas|access[._-]?key|api[._-]?key|private[._-]?key", re.I
+    r"password|passwd|secret|token|webhook|credential|jaas|access[._-]?key|api[._-]?key|private[._-]?key",
+    re.I,
 )
+NEVER_WRITTEN = {("alerts", "token"), ("alerts", "webhook_url")}
 # The first form also where a password has signs in it that a URL should spell as %40 or %2F.
 URL_LOGIN = re.compile(r"(?<=://)[^/@\s:]+:\S+(?=@)|(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&;\s]+", re.I)
 
@@ -508,6 +561,14 @@ def _masked(path: KeyPath, text: str) -> str:
         return Secret(text)
     shown = URL_LOGIN.sub(MASK, shown)
     return Secret(text, shown) if shown != text else text
+
+
+def _refuse_two_ways(alerts: Alerts) -> None:
+    if alerts.token is not None and alerts.webhook_url is not None:
+        raise ConfigurationError(
+            "alerts.token and alerts.webhook_url are both set; messages go one way: set one of them to null.",
+            key="alerts.webhook_url",
+        )
 
 
 def _refuse_shared_topics(settings: Settings) -> None:

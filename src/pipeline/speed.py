@@ -15,6 +15,7 @@ from pipeline import checkpoints, ledger
 from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
+from pipeline.lag import watcher
 from pipeline.published import KEPT_HISTORY, facts_of, published, seed_of
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -57,7 +58,13 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
             ledger.catch_up(spark, root, view.query)
         queries = _start_all(spark, settings, chosen, once=once)
-        await_all(queries, root=root, stop=stop, at_end=lambda query: ledger.catch_up(spark, root, query))
+        await_all(
+            queries,
+            root=root,
+            stop=stop,
+            at_end=lambda query: ledger.catch_up(spark, root, query),
+            watch=watcher("speed", max_lag_records=settings.alerts.max_lag_records),
+        )
 
 
 def _start_all(

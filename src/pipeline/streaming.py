@@ -114,8 +114,11 @@ def await_all(
     root: str,
     stop: threading.Event,
     at_end: Callable[[str], object] | None = None,
+    watch: Callable[[Sequence[StreamingQuery]], object] = lambda _: None,
 ) -> None:
     """Wait until every query has ended, of itself or because it was asked to; `at_end` is told the name of each.
+
+    `watch` is shown those that run, several times a second.
 
     `stop` ends all of them after their running batch, `pipeline stop` those it names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
     UnreadableRecord, DiskFull or QueryFailed.
@@ -125,6 +128,7 @@ def await_all(
     failed: StreamingQuery | None = None
     while left:
         time.sleep(poll_seconds(root))
+        watch([running.query for running in left])
         for running in [*left]:
             if running.has_ended:
                 left.remove(running)

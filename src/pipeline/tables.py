@@ -19,6 +19,7 @@ __all__ = [
     "OFFSET_GAPS",
     "ORDER_EVENTS",
     "PRODUCT_EVENTS",
+    "QUALITY_RESULTS",
     "RAW_CUSTOMERS",
     "RAW_EVENTS",
     "RAW_ORDERS",
@@ -48,6 +49,7 @@ SKIPPED_RECORDS = "skipped_records"
 REPAIRS = "repairs"
 OFFSET_GAPS = "offset_gaps"
 RECONCILIATION = "reconciliation"
+QUALITY_RESULTS = "quality_results"
 RAW_ORDERS = "raw_orders"
 RAW_CUSTOMERS = "raw_customers"
 RAW_PRODUCTS = "raw_products"
@@ -174,6 +176,19 @@ _STAGED_ROWS = T.StructType(
 )
 """What the newest extract has read of the source: its rows as JSON of texts. The commit says from which snapshot."""
 
+_QUALITY_RESULTS = T.StructType(
+    [
+        T.StructField("run_at", T.TimestampType(), nullable=False),
+        T.StructField("table", T.StringType(), nullable=False),
+        T.StructField("table_version", T.LongType()),
+        T.StructField("expectation", T.StringType(), nullable=False),
+        T.StructField("outcome", T.StringType(), nullable=False),
+        T.StructField("observed", T.StringType(), nullable=False),
+        T.StructField("expected", T.StringType(), nullable=False),
+        T.StructField("unexpected_count", T.LongType()),
+    ]
+)
+"""A row for each expectation and run of quality. `outcome` is passed, warned, failed or skipped (there is no such table)."""
 
 SCHEMAS = {
     SKIPPED_RECORDS: _SKIPPED_RECORDS,
@@ -186,6 +201,7 @@ SCHEMAS = {
     REPAIRS: _REPAIRS,
     OFFSET_GAPS: _OFFSET_GAPS,
     RECONCILIATION: _RECONCILIATION,
+    QUALITY_RESULTS: _QUALITY_RESULTS,
     RAW_ORDERS: shop.SCHEMAS[shop.ORDERS],
     RAW_CUSTOMERS: shop.SCHEMAS[shop.CUSTOMERS],
     RAW_PRODUCTS: shop.SCHEMAS[shop.PRODUCTS],

@@ -10,12 +10,15 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.cli import dead_letters, look_at_it, prove_it, run_it, try_it
 from pipeline.cli.arguments import unknown
-from pipeline.cli.command import Command
+from pipeline.cli.command import Arguments, Command
 from pipeline.errors import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 __all__ = ["main"]
 
@@ -57,7 +60,28 @@ def _run(given: Sequence[str]) -> int:
     from pipeline.settings import load
 
     settings = load(arguments.env, arguments.overrides)
+    run = _run_job if arguments.is_job else _run_command
+    return run(settings, arguments)
+
+
+def _run_command(settings: Settings, arguments: Arguments) -> int:
     return arguments.run(settings, arguments) or 0
+
+
+def _run_job(settings: Settings, arguments: Arguments) -> int:
+    """As any command, and its failure goes to the alert channel; the person who reads the terminal is told first."""
+    from pipeline import alerts
+
+    with alerts.sending(settings):
+        try:
+            exit_code = _run_command(settings, arguments)
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # as in main
+            alerts.report(alerts.failure(arguments.command, error))
+            return _told(error, with_trace=arguments.debug)
+        alerts.over(arguments.command, alerts.RUN)
+        return exit_code
 
 
 def _told(error: Exception, *, with_trace: bool) -> int:
@@ -114,7 +138,7 @@ def _add_command(commands: Any, name: str, command: Command) -> None:
         help="change one setting; repeatable",
     )
     common.add_argument("--debug", action="store_true", help="show the stack trace of an error")
-    parser.set_defaults(run=command.run)
+    parser.set_defaults(run=command.run, is_job=command.is_job)
 
 
 def _all_commands() -> list[Command]:

@@ -19,9 +19,13 @@ def _no_options(_: argparse.ArgumentParser) -> None:
 
 
 class Command(NamedTuple):
-    """`run` returns the exit code, or None for 0; a `name` of two words is a command below another."""
+    """`run` returns the exit code, or None for 0; a `name` of two words is a command below another.
+
+    A job runs unattended: its failure is told to the alert channel.
+    """
 
     name: str
     summary: str
     run: Callable[[Settings, Arguments], int | None]
     options: Callable[[argparse.ArgumentParser], object] = _no_options
+    is_job: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import known_views
+from pipeline.cli.arguments import known_views, unknown
 from pipeline.cli.command import Arguments, Command
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def _write(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bo
         console.table(columns, cells, right=numbers)
 
 
+def _tell(job: str, step: str, name: str, error: str | None) -> None:
+    """What a check has found goes to the alert channel, and later, without an error, that it is over."""
+    from pipeline import alerts
+
+    if error is None:
+        alerts.over(job, step)
+    else:
+        alerts.report(alerts.Problem(job, step, step=step, name=name, error=error))
+
+
 def _reconcile(settings: Settings, arguments: Arguments) -> int:
     views = known_views(arguments.views)
     from pipeline import console, reconcile
@@ -57,6 +67,13 @@ def _reconcile(settings: Settings, arguments: Arguments) -> int:
     for found in agreements:
         for key in found.unexplained_keys:
             console.note(f"unexplained in {found.view}: {key}")
+        differ = f"{found.unexplained} of {found.compared} rows differ without a cause: "
+        _tell(
+            "reconcile",
+            found.view,
+            "Unexplained",
+            differ + ", ".join(found.unexplained_keys) if found.unexplained else None,
+        )
     return 1 if any(found.unexplained for found in agreements) else 0
 
 
@@ -86,7 +103,34 @@ def _audit(settings: Settings, arguments: Arguments) -> int:
             _write([*columns, "adds up"], rows, as_json=False)
     for line in (*map(str, report.faults), *report.notes):
         console.note(line)
+    _tell("audit", "accounts", "DoesNotAddUp", "\n".join(map(str, report.faults)) or None)
     return 1 if report.faults else 0
+
+
+def _quality(settings: Settings, arguments: Arguments) -> int:
+    from pipeline import quality
+
+    expected = quality.expectations_of(settings)
+    for name in arguments.tables:
+        if name not in expected:
+            raise unknown("table with expectations", name, [*expected])
+    results = quality.run(settings, only=arguments.tables)
+    columns = [*vars(results[0])] if results else []
+    if arguments.format == "table":
+        columns = [name for name in columns if name not in ("run_at", "expected")]
+    rows = [tuple(getattr(result, name) for name in columns) for result in results]
+    _write(columns, rows, as_json=arguments.format == "json")
+    for result in results:
+        error = f"expected {result.expected}; found {result.observed}" if result.outcome == "failed" else None
+        _tell("quality", f"{result.table}: {result.expectation}", "ExpectationFailed", error)
+    return 1 if any(result.outcome == "failed" for result in results) else 0
+
+
+def _quality_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", help="a table or a view's batch form (default: all)"
+    )
+    _format_option(parser)
 
 
 def _late(settings: Settings, arguments: Arguments) -> None:
@@ -120,12 +164,22 @@ def _late_options(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = [
-    Command("audit", "every Kafka offset accounted for; exit 1 if one is not", _audit, _format_option),
+    Command(
+        "audit", "every Kafka offset accounted for; exit 1 if one is not", _audit, _format_option, is_job=True
+    ),
     Command(
         "reconcile",
         "batch against speed, row by row; exit 1 if a difference has no cause",
         _reconcile,
         _reconcile_options,
+        is_job=True,
+    ),
+    Command(
+        "quality",
+        "the batch tables against what is expected of them; exit 1 if one fails",
+        _quality,
+        _quality_options,
+        is_job=True,
     ),
     Command("late", "what came too late, how late, and whether batch has healed it", _late, _late_options),
 ]

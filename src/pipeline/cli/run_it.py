@@ -128,10 +128,16 @@ def _stop(settings: Settings, arguments: Arguments) -> int:
 
 COMMANDS = [
     Command(
-        "ingest", "Kafka → raw_events, order_events, product_events, dead_letters", _ingest, _ingest_options
+        "ingest",
+        "Kafka → raw_events, order_events, product_events, dead_letters",
+        _ingest,
+        _ingest_options,
+        is_job=True,
     ),
-    Command("speed", "the streaming views", _speed, _speed_options),
+    Command("speed", "the streaming views", _speed, _speed_options, is_job=True),
     Command("stop", "end streaming queries after their running batch", _stop, _stop_options),
-    Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options),
-    Command("etl-orders", "the shop in Postgres → raw tables and fact_orders", _etl, _etl_options),
+    Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options, is_job=True),
+    Command(
+        "etl-orders", "the shop in Postgres → raw tables and fact_orders", _etl, _etl_options, is_job=True
+    ),
 ]

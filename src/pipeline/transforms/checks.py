@@ -10,7 +10,6 @@ careful one, which is `interpreted`.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable
 
 from pyspark.sql import Column
@@ -19,7 +18,7 @@ from pyspark.sql import types as T
 
 from pipeline.contracts import (
     AMOUNT_DECIMALS,
-    FIRST_YEAR,
+    FIRST_INSTANT,
     MAX_AMOUNT_DIGITS,
     MAX_CLOCK_SKEW_MINUTES,
     MAX_ID_CHARACTERS,
@@ -209,7 +208,7 @@ def instant(text: Column) -> Column:
 
 def event_time(named: Column, kafka_timestamp: Column) -> Column:
     """The named instant, where it is from the year 2000 on and at most 5 minutes ahead of its record."""
-    first = F.lit(dt.datetime(FIRST_YEAR, 1, 1, tzinfo=dt.timezone.utc))
+    first = F.lit(FIRST_INSTANT)
     earliest_micros = F.unix_micros(named) - MAX_CLOCK_SKEW_MINUTES * 60_000_000
     return F.when((named >= first) & (earliest_micros <= F.unix_micros(kafka_timestamp)), named)
 
