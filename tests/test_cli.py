@@ -164,6 +164,14 @@ def test_batch_gets_its_horizon_in_utc(until: str, horizon: datetime, stand_in: 
     assert call["until"].utcoffset() == timedelta(0)
 
 
+def test_elt_gets_what_dbt_is_to_select(stand_in: Callable[..., Calls]) -> None:
+    calls = stand_in("elt", "run")
+    assert cli.main(["elt"]) == 0
+    assert cli.main(["elt", "--select", "staging", "+fact_orders", "--full-refresh", "--docs", "/d"]) == 0
+    told = [(call["select"], call["full_refresh"], call["docs"]) for call in calls]
+    assert told == [([], False, None), (["staging", "+fact_orders"], True, Path("/d"))]
+
+
 def test_without_views_all_are_meant(stand_in: Callable[..., Calls]) -> None:
     calls = stand_in("speed", "run")
     assert cli.main(["speed", "--once", "--set", "speed.source=log"]) == 0

@@ -15,6 +15,8 @@ from pipeline import errors
         (errors.PipelineError, 70),
         (errors.CheckFailed, 1),
         (errors.SourceMismatch, 1),
+        (errors.DataTestsFailed, 1),
+        (errors.ModelsFailed, 70),
         (errors.InvalidEvent, 1),
         (errors.ValidationError, 1),
         (errors.DataContractError, 1),

@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
-        "alerts", "problems", "slack", "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "postgres", "postgres_source",
+        "alerts", "problems", "slack", "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
         "warehouse",
     },
     "pure": {"transforms.", "views", "served", "conditions"},

@@ -39,6 +39,7 @@ def test_the_defaults_are_complete_and_safe() -> None:
     defaults = load()
     assert defaults.kafka.bootstrap_servers == "localhost:29092"
     assert defaults.speed.state_partitions is None
+    assert defaults.elt.start_date == "2024-01-01"
     assert defaults.lake.root == str(Path.home() / ".pipeline" / "lake")
     assert defaults.spark.conf["spark.sql.session.timeZone"] == "UTC"
     assert defaults.spark.conf["spark.ui.enabled"] == "false"
@@ -118,6 +119,10 @@ def test_variables_that_are_no_keys_are_left_alone() -> None:
         ("speed: {state_partitions: many}", "speed.state_partitions"),
         ("speed: {state_partitions: true}", "speed.state_partitions"),
         ("speed: {state_partitions: 0}", "speed.state_partitions"),
+        ("elt: {start_date: yesterday}", "elt.start_date"),
+        ("elt: {start_date: '2024-02-30'}", "elt.start_date"),
+        ("elt: {start_date: 2024-01-01 10:00:00}", "elt.start_date"),
+        ("elt: {overlap_days: -1}", "elt.overlap_days"),
         ("speed: {source: postgres}", "speed.source"),
         ("speed: {trigger: 1}", "speed.trigger"),
         ("speed: {trigger: soon}", "speed.trigger"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-__all__ = ["counted", "error", "note", "step", "table", "write_bytes", "write_lines"]
+__all__ = ["counted", "done", "error", "note", "step", "table", "write_bytes", "write_lines"]
 
 
 @contextmanager
@@ -61,6 +61,11 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.update(task, completed=done)
     _ended("✓", "green", title, time.monotonic() - started)
+
+
+def done(title: str, seconds: float, *, is_good: bool = True) -> None:
+    """Say that a part of the step that is under way has ended, well or not."""
+    _ended(*(("✓", "green") if is_good else ("✗", "red")), title, seconds)
 
 
 def note(text: str) -> None:

@@ -2,10 +2,12 @@
 
 PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
+│   ├── DataTestsFailed            1   a dbt test found rows that break it
 │   ├── InvalidEvent               1   an event breaks the contract and is not sent
 │   ├── SourceMismatch             1   a table of the source, or a column of it, is not there
 │   └── ValidationError            1   rows lack a required value
 │       └── DataContractError      1   a column is missing, or rows break a rule of the contract
+├── ModelsFailed                  70   dbt could not build a model
 ├── UsageError                     2   the command line asks for something that does not exist
 │   └── ConfigurationError         2   a file, a variable or --set holds a wrong key or value
 ├── TransientError                70   may be retried as it is
@@ -43,10 +45,12 @@ __all__ = [
     "CheckpointMismatch",
     "ConfigurationError",
     "DataContractError",
+    "DataTestsFailed",
     "DependencyError",
     "DiskFull",
     "InvalidEvent",
     "KafkaUnreachable",
+    "ModelsFailed",
     "NotDelivered",
     "OffsetsLost",
     "PipelineError",
@@ -85,6 +89,22 @@ class SourceMismatch(CheckFailed):
         super().__init__(message)
         self.table = table
         self.columns = tuple(columns)
+
+
+class DataTestsFailed(CheckFailed):
+    """`tests` are the names of the dbt tests that failed."""
+
+    def __init__(self, message: str, *, tests: Sequence[str]) -> None:
+        super().__init__(message)
+        self.tests = tuple(tests)
+
+
+class ModelsFailed(PipelineError):
+    """`models` are those that failed, without those left out because of them."""
+
+    def __init__(self, message: str, *, models: Sequence[str]) -> None:
+        super().__init__(message)
+        self.models = tuple(models)
 
 
 class InvalidEvent(CheckFailed):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alerts",
     "DevServices",
+    "Elt",
     "Etl",
     "Ingest",
     "Kafka",
@@ -113,6 +115,16 @@ def _path(value: str) -> str:
     if not value.strip():
         raise ValueError("a path")
     return str(Path(value).expanduser().absolute())
+
+
+def _day(value: str) -> str:
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+            raise ValueError("another form")
+        date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("a day such as 2024-01-01") from None
+    return value
 
 
 def _one_of(*names: str) -> Callable[[str], str]:
@@ -215,6 +227,12 @@ class Etl:
 
 
 @dataclass(frozen=True)
+class Elt:
+    start_date: Annotated[str, _day]
+    overlap_days: Annotated[int, _between(0, 3650)]
+
+
+@dataclass(frozen=True)
 class Alerts:
     channel: Annotated[str, _filled]
     token: Annotated[str | None, _filled]
@@ -252,6 +270,7 @@ class Settings:
     speed: Speed
     postgres: Postgres
     etl: Etl
+    elt: Elt
     quality: Quality
     alerts: Alerts
     devservices: DevServices
@@ -499,6 +518,8 @@ def _text(path: KeyPath, one: _Given, environ: Mapping[str, str]) -> str:
         and all(isinstance(item, str) for item in value)
     ):
         value = ",".join(value)
+    if isinstance(value, date) and not isinstance(value, datetime):  # YAML reads 2024-01-01 as one
+        value = value.isoformat()
     if _is_free(path) and isinstance(value, (bool, int, float)):
         return str(value).lower() if isinstance(value, bool) else str(value)
     if not isinstance(value, str):

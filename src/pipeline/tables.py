@@ -32,6 +32,7 @@ __all__ = [
     "STAGED_ROWS",
     "Layer",
     "checkpoint_path",
+    "elt_path",
     "local_path",
     "table_path",
     "view_path",
@@ -218,6 +219,11 @@ def table_path(root: str, name: str) -> str:
 
 def view_path(root: str, view: str, layer: Layer, version: int) -> str:
     return f"{root}/views/{view}/v{version}/{layer}"
+
+
+def elt_path(root: str) -> str:
+    """Below it lies each dbt model that is a table, as `<schema>/<model>`."""
+    return f"{root}/elt"
 
 
 def checkpoint_path(root: str, query: str) -> str:

@@ -86,6 +86,26 @@ def _etl(settings: Settings, arguments: Arguments) -> None:
     etl.run(settings, steps=etl.STEPS if arguments.step is None else (arguments.step,))
 
 
+def _elt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--select", nargs="+", default=[], metavar="SELECTOR",
+        help="which models, in dbt's way: fact_orders, +fact_orders, marts (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--full-refresh", action="store_true", help="make incremental models anew from all orders"
+    )
+    parser.add_argument("--docs", metavar="FOLDER", help="also write dbt's documentation into this folder")
+
+
+def _elt(settings: Settings, arguments: Arguments) -> None:
+    from pathlib import Path
+
+    from pipeline import elt
+
+    docs = None if arguments.docs is None else Path(arguments.docs).expanduser()
+    elt.run(settings, select=arguments.select, full_refresh=arguments.full_refresh, docs=docs)
+
+
 def _stop_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "queries", nargs="*", metavar="QUERY", help="a view, or ingest (default: all that run on this lake)"
@@ -139,5 +159,8 @@ COMMANDS = [
     Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options, is_job=True),
     Command(
         "etl-orders", "the shop in Postgres → raw tables and fact_orders", _etl, _etl_options, is_job=True
+    ),
+    Command(
+        "elt", "the dbt models over the shop's raw tables, and their tests", _elt, _elt_options, is_job=True
     ),
 ]

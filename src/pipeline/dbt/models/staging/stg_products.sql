@@ -1,0 +1,8 @@
+select
+    product_id,
+    name,
+    product_category,
+    price,
+    cost,
+    updated_at
+from {{ source('raw', 'products') }}
