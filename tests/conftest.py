@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pyspark.sql import SparkSession
 
-from pipeline.devservices import kafka
+from pipeline.devservices import kafka, postgres
 from pipeline.session import session
 from pipeline.settings import Settings, Topics, load
 
@@ -41,6 +41,13 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a broker that lives as long as the test run."""
     with kafka.broker(tmp_path_factory.mktemp("kafka")) as running:
         yield running.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server]:
+    """A Postgres that lives as long as the test run; each test makes databases of its own."""
+    with postgres.server(tmp_path_factory.mktemp("postgres")) as running:
+        yield running
 
 
 @pytest.fixture

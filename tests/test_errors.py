@@ -14,6 +14,7 @@ from pipeline import errors
     [
         (errors.PipelineError, 70),
         (errors.CheckFailed, 1),
+        (errors.SourceMismatch, 1),
         (errors.DataTestsFailed, 1),
         (errors.ModelsFailed, 70),
         (errors.InvalidEvent, 1),
@@ -23,6 +24,7 @@ from pipeline import errors
         (errors.ConfigurationError, 2),
         (errors.DependencyError, 3),
         (errors.KafkaUnreachable, 3),
+        (errors.PostgresUnreachable, 3),
         (errors.NotDelivered, 3),
         (errors.TopicMissing, 3),
         (errors.SetupError, 3),
@@ -48,6 +50,7 @@ def test_only_dependencies_may_be_retried() -> None:
         "TransientError",
         "DependencyError",
         "KafkaUnreachable",
+        "PostgresUnreachable",
         "NotDelivered",
         "TopicMissing",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ingest
+from pipeline import ingest, shop
 from pipeline.failpoints import POINTS, failpoint, watched
 
 SOURCE = Path(ingest.__file__).parent
@@ -20,8 +20,10 @@ def test_every_point_is_in_the_code_and_in_the_list() -> None:
         for name in re.findall(r'failpoint\(f?"([^"]+)"\)', file.read_text(encoding="utf-8"))
     }
     tables = {"ingest: raw_events", "ingest: order_events", "ingest: product_events", "ingest: dead_letters"}
-    assert "ingest: {name}" in called
-    assert (called - {"ingest: {name}"}) | tables == set(POINTS)
+    steps = {f"etl: merged {table}" for table in shop.SCHEMAS}
+    patterns = {"ingest: {name}", "etl: merged {table}"}
+    assert patterns <= called
+    assert (called - patterns) | tables | steps == set(POINTS)
 
 
 def test_a_point_tells_only_who_watches() -> None:

@@ -117,9 +117,9 @@ def test_the_command_line_shows_no_stack_trace(
     assert capsys.readouterr().err == "jars: no network\n"
 
 
-def test_the_lock_names_six_jars_for_spark_and_is_what_sha256sum_reads() -> None:
+def test_the_lock_names_seven_jars_for_spark_and_is_what_sha256sum_reads() -> None:
     names = jars._read_lock(jars.LOCK)
-    assert sum(name.startswith("spark/") for name in names) == 6
+    assert sum(name.startswith("spark/") for name in names) == 7
     assert (
         subprocess.run(["sha256sum", "--check", "--quiet", jars.LOCK], cwd=jars.JARS, check=False).returncode
         == 0

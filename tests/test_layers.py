@@ -25,7 +25,8 @@ LAYERS: dict[str, set[str]] = {
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
-        "alerts", "problems", "slack", "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "dbt_project",
+        "alerts", "problems", "slack", "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
+        "warehouse",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
     "contracts": {"contracts", "shop"},
@@ -136,7 +137,7 @@ def test_what_every_command_loads_is_light(module: str) -> None:
         for statement in tree.body
         if not _is_for_types(statement)
         for name in _at_import(statement)
-    } & {"pyspark", "delta", "rich", "yaml", "confluent_kafka", "pandas", "pyarrow"}
+    } & {"pyspark", "delta", "rich", "yaml", "confluent_kafka", "pandas", "psycopg", "pyarrow"}
     assert heavy == set()
 
 

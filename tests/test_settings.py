@@ -238,6 +238,32 @@ def test_secrets_come_from_variables_and_files_and_are_masked(tmp_path: Path) ->
     assert flattened(loaded)["spark.master"] == "spark://********:7077"
 
 
+@pytest.mark.parametrize("password", ["hunter2", "hunt/er2", "hunter2@home", "hunter2:x"])
+def test_the_password_of_a_database_is_masked(password: str) -> None:
+    url = f"postgresql://me:{password}@host:5432/shop"
+    told = refused(f"postgres.source_url={url}".replace("5432/shop", "x/shop")).message
+    assert "hunt" not in told
+    loaded = load("postgres.warehouse_url=postgresql://me:${env:P}@host/db", P="hunter2")
+    assert loaded.postgres.warehouse_url == "postgresql://me:hunter2@host/db"
+    assert "hunter" not in repr(loaded) + repr(flattened(loaded))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host", "mysql://me@host/shop", "postgresql://host", "postgresql:///shop", "postgresql://a,b:1/shop"],
+)
+def test_a_database_is_a_url_of_one_server(url: str) -> None:
+    assert "postgresql://user" in refused(f"postgres.source_url={url}").message
+
+
+def test_the_embedded_databases_are_the_default() -> None:
+    defaults = load()
+    assert defaults.postgres.source_url == (
+        f"postgresql://pipeline@127.0.0.1:{defaults.devservices.postgres_port}/shop"
+        f"?passfile={defaults.devservices.home}/postgres/pgpass"
+    )
+
+
 def test_a_secret_is_masked_in_the_error_about_it() -> None:
     assert "hunter" not in refused("kafka.bootstrap_servers=${env:X}", X="hunter2").message
 

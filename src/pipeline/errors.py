@@ -4,6 +4,7 @@ PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
 │   ├── DataTestsFailed            1   a dbt test found rows that break it
 │   ├── InvalidEvent               1   an event breaks the contract and is not sent
+│   ├── SourceMismatch             1   a table of the source, or a column of it, is not there
 │   └── ValidationError            1   rows lack a required value
 │       └── DataContractError      1   a column is missing, or rows break a rule of the contract
 ├── ModelsFailed                  70   dbt could not build a model
@@ -13,6 +14,7 @@ PipelineError                     70
 │   └── DependencyError            3   something we need does not answer, or not as it should
 │       ├── KafkaUnreachable       3
 │       ├── NotDelivered           3   Kafka did not take an event
+│       ├── PostgresUnreachable    3
 │       └── TopicMissing           3
 ├── SetupError                     3   Java, a jar or a package is missing or too old
 └── RefusedToStart                 4   starting, or going on, would damage data
@@ -53,8 +55,10 @@ __all__ = [
     "OffsetsLost",
     "PipelineError",
     "PlanChanged",
+    "PostgresUnreachable",
     "RefusedToStart",
     "SetupError",
+    "SourceMismatch",
     "TopicMissing",
     "TopicReplaced",
     "TransientError",
@@ -76,6 +80,15 @@ class PipelineError(Exception):
 
 class CheckFailed(PipelineError):
     exit_code = 1
+
+
+class SourceMismatch(CheckFailed):
+    """`columns` are those that `table` lacks; none where the table itself is not there or is no table."""
+
+    def __init__(self, message: str, *, table: str, columns: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.table = table
+        self.columns = tuple(columns)
 
 
 class DataTestsFailed(CheckFailed):
@@ -154,6 +167,14 @@ class KafkaUnreachable(DependencyError):
     def __init__(self, message: str, *, bootstrap_servers: str) -> None:
         super().__init__(message)
         self.bootstrap_servers = bootstrap_servers
+
+
+class PostgresUnreachable(DependencyError):
+    """`address` is host:port/database, without user and password."""
+
+    def __init__(self, message: str, *, address: str) -> None:
+        super().__init__(message)
+        self.address = address
 
 
 class NotDelivered(DependencyError):

@@ -23,6 +23,17 @@ POINTS = (
     "ledger: read from the checkpoint",
     "batch: table made",
     "batch: replaced",
+    "etl: extracted",
+    "etl: merged orders",  # into its raw table
+    "etl: merged customers",
+    "etl: merged products",
+    "etl: dead letters",
+    "etl: transformed",
+    "etl: facts in the lake",
+    "etl: copied",  # the next two lie inside of the warehouse's transaction
+    "etl: upserted",
+    "etl: loaded",
+    "etl: analyzed",
 )
 """Every name that is passed, in the order of the steps."""
 

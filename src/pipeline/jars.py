@@ -34,7 +34,7 @@ _SEAL = ".seal"
 
 
 def spark_jars() -> list[Path]:
-    """The six jars of every Spark session; SetupError where one is missing or not what jars.sha256 says."""
+    """The seven jars of every Spark session; SetupError where one is missing or not what jars.sha256 says."""
     return _checked_jars("spark")
 
 

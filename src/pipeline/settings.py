@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, is_dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from pipeline import conf_files
 from pipeline.errors import ConfigurationError
@@ -25,9 +26,11 @@ __all__ = [
     "Alerts",
     "DevServices",
     "Elt",
+    "Etl",
     "Ingest",
     "Kafka",
     "Lake",
+    "Postgres",
     "Quality",
     "Secret",
     "Settings",
@@ -74,6 +77,18 @@ def _is_address(text: str) -> bool:
         and port.isdecimal()
         and 0 < int(port) < 65536
     )
+
+
+def _postgres_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_one_server = parts.hostname is not None and "," not in parts.hostname and parts.port != 0
+        is_complete = bool(parts.scheme in {"postgresql", "postgres"} and is_one_server and parts.path[1:])
+    except ValueError:  # a port that is no number
+        is_complete = False
+    if not is_complete:
+        raise ValueError("a URL of one server such as postgresql://user:${env:PASSWORD}@host:5432/database")
+    return value.replace("passfile=~/", f"passfile={Path.home()}/")
 
 
 def _topic(value: str) -> str:
@@ -199,6 +214,19 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Postgres:
+    source_url: Annotated[str, _postgres_url]
+    source_schema: Annotated[str, _filled]
+    warehouse_url: Annotated[str, _postgres_url]
+
+
+@dataclass(frozen=True)
+class Etl:
+    overlap_minutes: Annotated[int, _between(0, 10_000_000)]
+    read_partitions: Annotated[int | None, _between(1, 1_000)]
+
+
+@dataclass(frozen=True)
 class Elt:
     start_date: Annotated[str, _day]
     overlap_days: Annotated[int, _between(0, 3650)]
@@ -223,6 +251,7 @@ class Quality:
 class DevServices:
     home: Annotated[str, _path]
     kafka_port: Annotated[int, _between(1, 65_534)]
+    postgres_port: Annotated[int, _between(1, 65_534)]
 
 
 @dataclass(frozen=True)
@@ -239,6 +268,8 @@ class Settings:
     lake: Lake
     ingest: Ingest
     speed: Speed
+    postgres: Postgres
+    etl: Etl
     elt: Elt
     quality: Quality
     alerts: Alerts
@@ -540,7 +571,8 @@ SECRET_NAME = re.compile(
     re.I,
 )
 NEVER_WRITTEN = {("alerts", "token"), ("alerts", "webhook_url")}
-URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&;\s]+", re.I)
+# The first form also where a password has signs in it that a URL should spell as %40 or %2F.
+URL_LOGIN = re.compile(r"(?<=://)[^/@\s:]+:\S+(?=@)|(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&;\s]+", re.I)
 
 
 def _masked(path: KeyPath, text: str) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import fcntl
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from delta.tables import DeltaTable
+from delta.tables import DeltaMergeBuilder, DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -31,6 +31,8 @@ __all__ = [
     "append_with",
     "commit_lock",
     "create_table",
+    "insert_new",
+    "merge",
     "replace",
     "transactions",
     "upsert",
@@ -105,35 +107,58 @@ def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) 
     foreachBatch is the query's own.
     """
     spark = rows.sparkSession
-    is_same_key = " AND ".join(f"stored.`{key}` <=> new.`{key}`" for key in view.keys)
     is_better = None
     if view.precedence is not None:
         is_better = view.precedence(_column_of("new")) > view.precedence(_column_of("stored"))
-    merge = (
-        DeltaTable.forPath(spark, path)
-        .alias("stored")
-        .merge(rows.alias("new"), is_same_key)
-        .whenMatchedUpdateAll(is_better)
-        .whenNotMatchedInsertAll()
-    )
+    upserting = _merging(rows, path, view.keys).whenMatchedUpdateAll(is_better).whenNotMatchedInsertAll()
     with commit_lock(path), _session_options(spark, _as_settings(transaction.options)):
-        merge.execute()
+        upserting.execute()
+
+
+def merge(rows: DataFrame, path: str, *, keys: Sequence[str]) -> None:
+    """Put the rows in by key, in place of those that are there; rows that are there as they are make no commit.
+
+    `rows` has one row per key, and the table's columns.
+    """
+    with commit_lock(path):
+        stored = DeltaTable.forPath(rows.sparkSession, path).toDF()
+        if stored.isEmpty():  # the same, without a join: the first run may be of a whole shop
+            rows.write.format("delta").mode("append").save(path)
+            return
+        is_same = [rows[name].eqNullSafe(stored[name]) for name in rows.columns]
+        fresh = rows.join(stored, on=is_same, how="left_anti").persist()
+        try:
+            if not fresh.isEmpty():
+                _merging(fresh, path, keys).whenMatchedUpdateAll().whenNotMatchedInsertAll().execute()
+        finally:
+            fresh.unpersist()
+
+
+def insert_new(rows: DataFrame, path: str, *, keys: Sequence[str]) -> None:
+    """Append the rows whose key is not there; `rows` has one row per key."""
+    with commit_lock(path):
+        _merging(rows, path, keys).whenNotMatchedInsertAll().execute()
+
+
+def _merging(rows: DataFrame, path: str, keys: Sequence[str]) -> DeltaMergeBuilder:
+    is_same_key = " AND ".join(f"stored.`{key}` <=> new.`{key}`" for key in keys)
+    return DeltaTable.forPath(rows.sparkSession, path).alias("stored").merge(rows.alias("new"), is_same_key)
 
 
 def append_with(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
     """Append the rows in one commit, which carries `metadata` as JSON; it is made also where there are no rows."""
-    with _session_options(rows.sparkSession, {"spark.databricks.delta.skipRecordingEmptyCommits": "false"}):
-        _write_with(rows, path, mode="append", metadata=metadata)
+    _write_with(rows, path, mode="append", metadata=metadata)
 
 
 def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
-    """Replace all rows of the table in one commit, which carries `metadata` as JSON."""
+    """Replace all rows of the table in one commit, which carries `metadata` as JSON; it is made also of none by none."""
     _write_with(rows, path, mode="overwrite", metadata=metadata)
 
 
 def _write_with(rows: DataFrame, path: str, *, mode: str, metadata: Mapping[str, Any]) -> None:
     text = json.dumps(metadata, sort_keys=True)
-    with commit_lock(path):
+    keep_empty = {"spark.databricks.delta.skipRecordingEmptyCommits": "false"}
+    with commit_lock(path), _session_options(rows.sparkSession, keep_empty):
         rows.write.format("delta").mode(mode).option("userMetadata", text).save(path)
 
 

@@ -13,6 +13,7 @@ from pipeline import contracts, shop
 __all__ = [
     "BATCH_LEDGER",
     "DEAD_LETTERS",
+    "ETL_DEAD_LETTERS",
     "FACT_ORDERS",
     "LATE_EVENTS",
     "OFFSET_GAPS",
@@ -27,6 +28,8 @@ __all__ = [
     "REPAIRS",
     "SCHEMAS",
     "SKIPPED_RECORDS",
+    "STAGED_FACTS",
+    "STAGED_ROWS",
     "Layer",
     "checkpoint_path",
     "elt_path",
@@ -52,6 +55,9 @@ RAW_ORDERS = "raw_orders"
 RAW_CUSTOMERS = "raw_customers"
 RAW_PRODUCTS = "raw_products"
 FACT_ORDERS = "fact_orders"
+ETL_DEAD_LETTERS = "etl_dead_letters"
+STAGED_ROWS = "staged_rows"
+STAGED_FACTS = "staged_facts"
 
 _LATE_EVENTS = T.StructType(
     [
@@ -152,6 +158,25 @@ _RECONCILIATION = T.StructType(
 )
 """A row for each view and run of reconcile: how many rows were compared, and how many differ from which cause."""
 
+_ETL_DEAD_LETTERS = T.StructType(
+    [
+        T.StructField("run", T.LongType(), nullable=False),
+        T.StructField("table", T.StringType(), nullable=False),
+        T.StructField("key", T.StringType()),
+        T.StructField("row", T.StringType(), nullable=False),
+        T.StructField("reason", T.StringType(), nullable=False),
+    ]
+)
+"""A row of the source that could not be taken, as JSON of texts, once; `run` is the first that met it so."""
+
+_STAGED_ROWS = T.StructType(
+    [
+        T.StructField("table", T.StringType(), nullable=False),
+        T.StructField("row", T.StringType(), nullable=False),
+    ]
+)
+"""What the newest extract has read of the source: its rows as JSON of texts. The commit says from which snapshot."""
+
 _QUALITY_RESULTS = T.StructType(
     [
         T.StructField("run_at", T.TimestampType(), nullable=False),
@@ -182,6 +207,9 @@ SCHEMAS = {
     RAW_CUSTOMERS: shop.SCHEMAS[shop.CUSTOMERS],
     RAW_PRODUCTS: shop.SCHEMAS[shop.PRODUCTS],
     FACT_ORDERS: shop.FACT_ORDERS,
+    ETL_DEAD_LETTERS: _ETL_DEAD_LETTERS,
+    STAGED_ROWS: _STAGED_ROWS,
+    STAGED_FACTS: shop.FACT_ORDERS,
 }
 
 

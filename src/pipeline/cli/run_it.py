@@ -72,6 +72,20 @@ def _batch(settings: Settings, arguments: Arguments) -> None:
     batch.run(settings, views=views, until=until, source=arguments.source)
 
 
+def _etl_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--step",
+        choices=("extract", "transform", "load", "analyze"),
+        help="only this step, for a scheduler that calls them one by one (default: all, in this order)",
+    )
+
+
+def _etl(settings: Settings, arguments: Arguments) -> None:
+    from pipeline import etl
+
+    etl.run(settings, steps=etl.STEPS if arguments.step is None else (arguments.step,))
+
+
 def _elt_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--select", nargs="+", default=[], metavar="SELECTOR",
@@ -143,6 +157,9 @@ COMMANDS = [
     Command("speed", "the streaming views", _speed, _speed_options, is_job=True),
     Command("stop", "end streaming queries after their running batch", _stop, _stop_options),
     Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options, is_job=True),
+    Command(
+        "etl-orders", "the shop in Postgres → raw tables and fact_orders", _etl, _etl_options, is_job=True
+    ),
     Command(
         "elt", "the dbt models over the shop's raw tables, and their tests", _elt, _elt_options, is_job=True
     ),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+SHOP_ORDERS = 5_000
+
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--events", type=count, default=60_000, metavar="N", help="how many (default: 60000)")
@@ -34,23 +36,35 @@ def _up(settings: Settings, _: Arguments) -> None:
     from pathlib import Path
 
     from pipeline import console
-    from pipeline.devservices import kafka
+    from pipeline.devservices import kafka, postgres, shop
 
-    home = Path(settings.devservices.home) / "kafka"
+    home = Path(settings.devservices.home)
     with console.step("Starting Kafka"):
-        broker = kafka.start(home, settings.devservices.kafka_port)
+        broker = kafka.start(home / "kafka", settings.devservices.kafka_port)
         kafka.create_topics(broker.bootstrap_servers, _topic_partitions(settings))
-    console.write_lines([f"kafka.bootstrap_servers={broker.bootstrap_servers}"])
+    with console.step("Starting Postgres"):
+        server = postgres.start(home / "postgres", settings.devservices.postgres_port)
+        shop.seed(server.url(postgres.SHOP), orders=SHOP_ORDERS, seed=7)
+    console.write_lines(
+        [
+            f"kafka.bootstrap_servers={broker.bootstrap_servers}",
+            f"postgres.source_url={server.url(postgres.SHOP)}",
+            f"postgres.warehouse_url={server.url(postgres.WAREHOUSE)}",
+        ]
+    )
 
 
 def _down(settings: Settings, _: Arguments) -> None:
     from pathlib import Path
 
     from pipeline import console
-    from pipeline.devservices import kafka
+    from pipeline.devservices import kafka, postgres
 
+    home = Path(settings.devservices.home)
+    with console.step("Stopping Postgres"):
+        postgres.stop(home / "postgres")
     with console.step("Stopping Kafka"):
-        kafka.stop(Path(settings.devservices.home) / "kafka")
+        kafka.stop(home / "kafka")
 
 
 def _topic_partitions(settings: Settings) -> dict[str, int]:
@@ -124,8 +138,8 @@ COMMANDS = [
         _demo,
         _demo_options,
     ),
-    Command("up", "start the embedded Kafka and create the topics", _up),
-    Command("down", "stop the embedded Kafka", _down),
+    Command("up", "start the embedded Kafka and Postgres, with topics and a seeded shop", _up),
+    Command("down", "stop the embedded Kafka and Postgres; their data stays", _down),
     Command(
         "generate",
         "send seeded events: out of order, late, duplicated, malformed",

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,13 +22,13 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from pipeline.devservices.ports import HOST, claim_port
 from pipeline.errors import KafkaUnreachable, SetupError
 from pipeline.jars import broker_jars
 from pipeline.java import require_java
 
 __all__ = ["Broker", "broker", "create_topics", "delete_topics", "running", "start", "stop"]
 
-HOST = "127.0.0.1"
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
 ADMIN_TIMEOUT_SECONDS = 10.0
@@ -97,7 +96,7 @@ def start(home: Path, port: int) -> Broker:
     found = running(home)
     if found is not None:
         return found
-    port = _claim_port(port)
+    port = claim_port(port, service="Kafka")
     cluster_id = _write_properties(home, port)
     pid = _launch(home)
     started = Broker(bootstrap_servers=f"{HOST}:{port}", pid=pid, home=home)
@@ -209,20 +208,6 @@ def _log_file(home: Path) -> Path:
     return home / "broker.log"
 
 
-def _claim_port(port: int) -> int:
-    """The port, or a free one for 0; SetupError where something listens on it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise SetupError(
-                f"The embedded Kafka cannot listen on {HOST}:{port}: {error.strerror}. Stop what uses the port "
-                f"(another `pipeline up`?), or choose another: --set devservices.kafka_port=…"
-            ) from error
-        return int(probe.getsockname()[1])
-
-
 def _write_properties(home: Path, port: int) -> str:
     """The cluster's id; the settings are written anew at each start, the data folder is formatted once."""
     home.mkdir(parents=True, exist_ok=True)
@@ -231,7 +216,7 @@ def _write_properties(home: Path, port: int) -> str:
         _PROPERTIES.format(
             host=HOST,
             port=port,
-            controller_port=_claim_port(0),
+            controller_port=claim_port(0, service="Kafka"),
             data=data,
             forever=_FOREVER,
             max_message_bytes=MAX_MESSAGE_BYTES,

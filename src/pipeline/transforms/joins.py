@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 from pipeline.contracts import LATENESS
 from pipeline.transforms.events import cancelled_orders, created_orders
 
-__all__ = ["enriched_orders", "order_outcomes"]
+__all__ = ["enriched_orders", "order_outcomes", "profit_margin"]
 
 _REACH = "INTERVAL 24 HOURS"
 _MARGIN = T.DecimalType(18, 4)
@@ -53,7 +53,7 @@ def enriched_orders(orders: DataFrame, products: DataFrame) -> DataFrame:
         "name",
         "product_category",
         "cost",
-        _profit_margin(F.col("price"), F.col("cost")).alias("profit_margin"),
+        profit_margin(F.col("price"), F.col("cost")).alias("profit_margin"),
         "version_time",
         "version_partition",
         "version_offset",
@@ -84,16 +84,17 @@ def order_outcomes(orders: DataFrame) -> DataFrame:
     )
 
 
-def _profit_margin(price: Column, cost: Column) -> Column:
-    """(price − cost) / price with 4 decimals, half away from zero; null where price is 0 or cost unknown.
+def profit_margin(price: Column, cost: Column) -> Column:
+    """(price − cost) / price with 4 decimals, half away from zero; null where price is 0 or either is unknown.
 
     In whole cents: a decimal quotient is itself rounded, and rounding twice can be off by one.
     """
     cents = (price * 100).cast(T.LongType())
     tenthousandths = (cents - (cost * 100).cast(T.LongType())) * 10_000
-    rounded = _div(F.abs(tenthousandths) * 2 + cents, cents * 2) * F.signum(tenthousandths).cast(T.LongType())
+    magnitude = _div(F.abs(tenthousandths) * 2 + F.abs(cents), F.abs(cents) * 2)
+    rounded = magnitude * (F.signum(tenthousandths) * F.signum(cents)).cast(T.LongType())
     margin = (rounded.cast(T.DecimalType(18, 0)) * F.lit("0.0001").cast(T.DecimalType(4, 4))).cast(_MARGIN)
-    return F.when(price > 0, margin)
+    return F.when(price != 0, margin)
 
 
 def _div(dividend: Column, divisor: Column) -> Column:
