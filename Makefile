@@ -48,7 +48,7 @@ $(STAMP): $(LOCKS)
 	  echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 3; }
 	@PYTHONPATH=src '$(PYTHON)' -m pipeline.java
 	@'$(PYTHON)' -m venv $(VENV)
-	@echo 'make: installing into $(VENV) (the first time about 450 MB are downloaded)'
+	@echo 'make: installing into $(VENV) (the first time about 700 MB are downloaded)'
 	@PIP_USE_PEP517=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]' || { \
 	  echo "make: pip failed, its reason is above. Check the network; behind a proxy set HTTPS_PROXY; with a mirror set PIP_INDEX_URL. Then run make again." >&2; exit 3; }
 	@$(BIN)/python -m pipeline.jars
