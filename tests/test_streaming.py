@@ -10,7 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lake import at, order, rows_of, send
-from pipeline import batch, ingest, querying, serving, speed
+from pipeline import batch, ingest, querying, serving, sinks, speed
+from pipeline.delta_log import newest_version
 from pipeline.errors import AlreadyRunning, CheckpointMismatch, RefusedToStart, UsageError
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -74,6 +75,22 @@ def test_a_table_whose_creation_was_broken_off_is_made_anew(spark: SparkSession,
     create_table(spark, str(log.parent), SCHEMAS[RAW_EVENTS])
     create_table(spark, str(log.parent), SCHEMAS[RAW_EVENTS])
     assert spark.read.format("delta").load(str(log.parent)).count() == 0
+
+
+def test_a_commit_of_no_rows_is_made_beside_a_writer_that_ends_first(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """What a commit says of its batch must be there also where the batch has no rows."""
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    for path in (one, other):
+        create_table(spark, path, SCHEMAS[RAW_EVENTS])
+    nothing = spark.createDataFrame([], SCHEMAS[RAW_EVENTS])
+    with sinks._keeping_empty_commits(spark):
+        sinks.replace(nothing, other, metadata={"batch": 1})
+        nothing.write.format("delta").mode("append").save(one)
+    assert (newest_version(spark, one), newest_version(spark, other)) == (1, 1)
+    nothing.write.format("delta").mode("append").save(one)
+    assert newest_version(spark, one) == 1, "the setting has not been taken back"
 
 
 def test_a_checkpoint_and_a_table_that_do_not_belong_together_are_refused(

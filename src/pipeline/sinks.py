@@ -38,8 +38,11 @@ __all__ = [
     "upsert",
 ]
 
+_SKIP_EMPTY_COMMITS = "spark.databricks.delta.skipRecordingEmptyCommits"
 
 _locks = threading.local()
+_counting = threading.Lock()
+_keepers = 0
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,7 @@ def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
 
 def _write_with(rows: DataFrame, path: str, *, mode: str, metadata: Mapping[str, Any]) -> None:
     text = json.dumps(metadata, sort_keys=True)
-    keep_empty = {"spark.databricks.delta.skipRecordingEmptyCommits": "false"}
-    with commit_lock(path), _session_options(rows.sparkSession, keep_empty):
+    with commit_lock(path), _keeping_empty_commits(rows.sparkSession):
         rows.write.format("delta").mode(mode).option("userMetadata", text).save(path)
 
 
@@ -193,6 +195,24 @@ def _session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterato
     finally:
         for key in options:
             spark.conf.unset(key)
+
+
+@contextmanager
+def _keeping_empty_commits(spark: SparkSession) -> Iterator[None]:
+    """Delta makes a commit also where there is nothing to write. It asks the session, which writers side by side share: the
+    last of them takes the setting back.
+    """
+    global _keepers
+    with _counting:
+        _keepers += 1
+        spark.conf.set(_SKIP_EMPTY_COMMITS, "false")
+    try:
+        yield
+    finally:
+        with _counting:
+            _keepers -= 1
+            if not _keepers:
+                spark.conf.unset(_SKIP_EMPTY_COMMITS)
 
 
 def _as_settings(options: Mapping[str, str]) -> dict[str, str]:
