@@ -7,14 +7,17 @@ CASES ?= 300
 SEED ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AIRFLOW := .venv-airflow
+AIRFLOW_STAMP := $(AIRFLOW)/.installed
 LOCKS := setup.py pyproject.toml src/pipeline/jars.sha256 src/pipeline/ivy.xml
 
-.PHONY: help install demo test torture check clean
+.PHONY: help install demo test airflow torture check clean
 
 help:
 	@echo 'make install   the environment in .venv and the jars, once'
 	@echo 'make demo      everything on this machine: Kafka, seeded events, both layers, the proof'
-	@echo 'make test      the test suite, with a real Kafka broker; crashes apart'
+	@echo 'make test      the test suite, with real Kafka and Postgres, and some crashes; in two processes'
+	@echo 'make airflow   Airflow in .venv-airflow, once (300 MB); make test then runs its DAG, too'
 	@echo 'make torture   crashes by the hundred: CASES=300 SEED=1'
 	@echo 'make check     format, lint, types'
 	@echo 'make clean     remove the environment and what was built'
@@ -25,7 +28,9 @@ demo: $(STAMP)
 	@$(BIN)/pipeline demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest --ignore=tests/crash
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+
+airflow: $(AIRFLOW_STAMP)
 
 torture: $(STAMP)
 	@$(BIN)/python tests/crash/torture.py --cases $(CASES) --seed $(SEED)
@@ -36,7 +41,7 @@ check: $(STAMP)
 	@$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AIRFLOW) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Java and Python are looked at before anything is made: pip's and Spark's own words for what is missing are obscure.
 $(STAMP): $(LOCKS)
@@ -52,4 +57,11 @@ $(STAMP): $(LOCKS)
 	@PIP_USE_PEP517=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]' || { \
 	  echo "make: pip failed, its reason is above. Check the network; behind a proxy set HTTPS_PROXY; with a mirror set PIP_INDEX_URL. Then run make again." >&2; exit 3; }
 	@$(BIN)/python -m pipeline.jars
+	@touch $@
+
+# Airflow pins what the pipeline pins otherwise, so it has an environment of its own, and calls the other's `pipeline`.
+$(AIRFLOW_STAMP): orchestration/airflow-constraints.txt
+	@'$(PYTHON)' -m venv $(AIRFLOW)
+	@echo 'make: installing into $(AIRFLOW) (the first time about 100 MB are downloaded)'
+	@$(AIRFLOW)/bin/python -m pip install --quiet --disable-pip-version-check -c $< apache-airflow slack-sdk
 	@touch $@

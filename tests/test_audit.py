@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from lake import kinds_of, topics_of
 from pipeline import audit, cli
-from pipeline.audit import Fault
+from pipeline.audit import Fault, Report
 from pipeline.tables import (
     BATCH_LEDGER,
     LATE_EVENTS,
@@ -29,8 +29,13 @@ from story import Story
 pytestmark = pytest.mark.kafka
 
 
-def test_a_whole_lake_adds_up_to_what_plain_python_counts(spark: SparkSession, story: Story) -> None:
-    report = audit.run(story.settings)
+@pytest.fixture(scope="module")
+def report(story: Story) -> Report:
+    """Of the lake as it is."""
+    return audit.run(story.settings)
+
+
+def test_a_whole_lake_adds_up_to_what_plain_python_counts(story: Story, report: Report) -> None:
     assert report.faults == []
     records = read_records(story.settings.kafka.bootstrap_servers, list(topics_of(story.settings).values()))
     expected = audit_counts(records, kinds_of(story.settings))
@@ -106,15 +111,14 @@ def test_every_damage_is_named_with_its_offsets(
 
 
 def test_what_kafka_forgets_is_told_by_what_it_said_before(
-    spark: SparkSession, story: Story, tmp_path: Path
+    spark: SparkSession, story: Story, report: Report, tmp_path: Path
 ) -> None:
     """Without Kafka the gap is known from the audit before; a lake that never asked cannot tell it from a loss."""
-    audit.run(story.settings)
     here = story.copy(tmp_path / "alone")
     silent = replace(here, kafka=replace(here.kafka, bootstrap_servers="127.0.0.1:1"))
-    report = audit.run(silent)
-    assert report.faults == []
-    assert len(report.notes) == 1
+    alone = audit.run(silent)
+    assert alone.faults == []
+    assert len(alone.notes) == 1
     DeltaTable.forPath(spark, table_path(here.lake.root, OFFSET_GAPS)).delete()
     (fault,) = audit.run(silent).faults
     assert (fault.fault, fault.partition, fault.offsets) == ("unproven", 0, ["5-6"])

@@ -50,6 +50,7 @@ def test_only_dependencies_may_be_retried() -> None:
         "TransientError",
         "DependencyError",
         "KafkaUnreachable",
+        "LakeUnreachable",
         "PostgresUnreachable",
         "NotDelivered",
         "TopicMissing",

@@ -72,12 +72,13 @@ def test_the_log_as_a_source_is_proven_too(spark: SparkSession, settings: Settin
     send(here, [order(f"o{i}", time=at(10 * i), partition=i % 2) for i in range(4)])
     ingest.run(here, once=True)
     speed.run(here, views=[SPEND], once=True)
-    send(here, [order("late", time=at(1)), order("end", time=at(60 * 30))])
+    behind = [order("late", time=at(1)), order("at the watermark", time=at(20))]
+    send(here, [*behind, order("end", time=at(60 * 30))])
     ingest.run(here, once=True)
     speed.run(here, views=[SPEND], once=True)
     batch.run(here, views=[SPEND], until=at(60 * 5))
     (agreement,) = reconcile.run(here, views=[SPEND])
-    assert (agreement.late, agreement.late_events, agreement.unexplained) == (1, 1, 0)
+    assert (agreement.late, agreement.late_events, agreement.unexplained) == (1, 2, 0)
     report = audit.run(here)
     assert report.faults == []
-    assert [(one.to_read, one.counted, one.late) for one in report.queries] == [(6, 5, 1)]
+    assert [(one.to_read, one.counted, one.late) for one in report.queries] == [(7, 5, 2)]

@@ -8,7 +8,7 @@ speed layer must then hold is what the reference computes over all the others.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -49,9 +49,11 @@ DELAYS = st.sampled_from([0, 0, 0, 0, 1, 4, 8, 25, 300])
 
 @dataclass(frozen=True)
 class Plan:
-    """The records of one log in order of arrival, in four pieces, each a micro-batch of its own."""
+    """The records of one log in order of arrival: `first` is a micro-batch of its own, `rest` is cut by the size of batches."""
 
-    pieces: list[list[Sent]]
+    first: list[Sent]
+    rest: list[Sent]
+    batch_size: int
 
 
 def plans() -> st.SearchStrategy[Plan]:
@@ -62,11 +64,11 @@ def plans() -> st.SearchStrategy[Plan]:
         st.integers(0, 1),
     )
     return st.builds(
-        _plan, st.lists(event, min_size=30, max_size=60), st.lists(st.integers(5, 25), min_size=2, max_size=2)
+        _plan, st.lists(event, min_size=30, max_size=60), cut=st.integers(5, 20), batches=st.integers(2, 4)
     )
 
 
-def _plan(events: list[tuple[str, int, int, int]], cuts: list[int]) -> Plan:
+def _plan(events: list[tuple[str, int, int, int]], *, cut: int, batches: int) -> Plan:
     """Arrivals 7 minutes apart; `again` repeats an earlier record. Each plan begins and ends with what must occur."""
     sent: list[Sent] = [*_beginning()]
     for index, (what, number, delay, partition) in enumerate(events):
@@ -90,10 +92,9 @@ def _plan(events: list[tuple[str, int, int, int]], cuts: list[int]) -> Plan:
             sent.append(product(f"p{number % 4}", time=time, cost=f"{index % 9}.00"))
         else:
             sent.append(sent[-1 - number % len(sent)])
-    first, second = sorted({cuts[0] + 8, cuts[0] + cuts[1] + 8})
-    pieces = [sent[:first], sent[first:second], sent[second:]]
-    pieces[1] = [*_middle(), *pieces[1]]
-    return Plan([*pieces, _end(20 + 7 * len(events))])
+    first = len(_beginning()) + cut
+    rest = [*_middle(), *sent[first:], *_end(20 + 7 * len(events))]
+    return Plan(sent[:first], rest, batch_size=len(rest) // batches)
 
 
 def _beginning() -> list[Sent]:
@@ -152,14 +153,14 @@ def test_both_layers_agree_but_for_the_late_events(
 
 
 def _play(spark: SparkSession, here: Settings, plan: Plan, seen: Counter[str]) -> None:
-    first_matches: list[Row] = []
-    for number, piece in enumerate(plan.pieces):
-        send(here, piece)
-        speed.run(here, views=CLOCKED, once=True)
-        if number == 0:
-            first_matches = rows_of(serving.read(spark, here, VIEWS["enriched_orders"], layer="speed"))
+    send(here, plan.first)
+    speed.run(here, views=CLOCKED, once=True)
+    first_matches = rows_of(serving.read(spark, here, VIEWS["enriched_orders"], layer="speed"))
+    send(here, plan.rest)
+    in_batches = replace(here.speed, max_offsets_per_trigger=plan.batch_size)
+    speed.run(replace(here, speed=in_batches), views=CLOCKED, once=True)
     ingest.run(here, once=True)
-    batch.run(here, until=at(60 * 24 * 5))
+    batch.run(here, views=CLOCKED, until=at(60 * 24 * 5))
     records = read_records(here.kafka.bootstrap_servers, list(topics_of(here).values()))
     log = accepted_log(records, kinds_of(here))
     entries = judge.ledger(spark, here)

@@ -17,19 +17,19 @@ SOURCE = Path(__file__).parents[1] / "src"
 # From the top down. A module may import from its own layer and from those below; a name with a dot at its end is a
 # package with everything in it. A new module gets its place here.
 LAYERS: dict[str, set[str]] = {
-    "command line": {"__main__", "cli.", "demo", "devservices.", "rendering"},
+    "command line": {"__main__", "cli.", "demo", "devservices."},
     "assembly": {
         "ingest", "skipping",
-        "speed", "batch", "published", "evidence", "lag", "serving", "querying", "replay", "etl", "elt", "reconcile", "audit", "dead_letters", "late",
-        "status", "report", "maintain", "quality", "expectations", "validation", "order_contract", "events.",
+        "speed", "batch", "published", "evidence", "lag", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
+        "standing", "status", "report.", "maintain", "quality", "expectations", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {
         "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
-        "alerts", "problems", "slack", "guards", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
-        "warehouse",
+        "alerts", "problems", "slack", "guards", "jvm", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
+        "warehouse", "reading", "local_lake", "rendering",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
-    "contracts": {"contracts", "shop"},
+    "contracts": {"contracts", "shop", "schedule"},
     "errors": {"errors", "failpoints", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from

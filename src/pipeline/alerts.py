@@ -27,7 +27,7 @@ from pipeline.slack import Answer, Post, poster
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-__all__ = ["RUN", "Alerts", "Problem", "failure", "over", "report", "sending"]
+__all__ = ["RUN", "Alerts", "Problem", "failure", "over", "report", "report_for", "sending"]
 
 RUN = "run"
 """The subject of a job's own failure; its step is the one that was under way."""
@@ -225,3 +225,21 @@ def failure(job: str, error: Exception) -> Problem:
     return Problem(
         job=job, subject=RUN, step=step, name=type(error).__name__, error=str(error) or repr(error)
     )
+
+
+def report_for(settings: Settings, problem: Problem, *, since: float) -> None:
+    """Tell about the problem of a job in another process, unless that has reported one itself since then.
+
+    For schedulers: a command that could not start, or was killed, tells nothing. `since`: seconds since 1970.
+    """
+    with sending(settings):
+        if not _has_reported(settings, problem.job, since):
+            report(problem)
+
+
+def _has_reported(settings: Settings, job: str, since: float) -> bool:
+    try:
+        with contextlib.closing(Book(Path(settings.alerts.state_file), settings.lake.root)) as book:
+            return book.has_reported(job, since)
+    except (sqlite3.Error, OSError):  # said by `sending`; better twice than not at all
+        return False

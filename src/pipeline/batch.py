@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from pipeline import evidence, late
 from pipeline.console import step
-from pipeline.contracts import CONTRACT_VERSION
+from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
 from pipeline.failpoints import failpoint
 from pipeline.published import KEPT_HISTORY, Origin, Snapshot, events_of, facts_of, snapshot
@@ -24,7 +24,7 @@ from pipeline.views import VIEWS, View, best_of_each_key, settled
 
 __all__ = ["batch_rows", "run"]
 
-_LATENESS = timedelta(minutes=10)
+_LATENESS = timedelta(minutes=LATENESS_MINUTES)
 
 
 def run(
@@ -92,11 +92,19 @@ def batch_rows(
 def _publish(
     spark: SparkSession, settings: Settings, view: View, *, log: Snapshot, until: datetime, origin: Origin
 ) -> None:
+    begun_at = datetime.now(timezone.utc)
     path = view_path(settings.lake.root, view.name, "batch", view.version)
     create_table(spark, path, view.schema, properties=KEPT_HISTORY)
     failpoint("batch: table made")
     horizon = view.horizon(until) if view.horizon else None
     rows = batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin)
-    facts = facts_of(horizon, log, until=until.isoformat(), contract_version=CONTRACT_VERSION, origin=origin)
+    facts = facts_of(
+        horizon,
+        log,
+        until=until.isoformat(),
+        contract_version=CONTRACT_VERSION,
+        origin=origin,
+        begun_at=begun_at.isoformat(),
+    )
     replace(rows, path, metadata=facts)
     failpoint("batch: replaced")

@@ -23,6 +23,8 @@ __all__ = [
     "MicroBatch",
     "OffsetRange",
     "began",
+    "began_at",
+    "ended_at",
     "ends",
     "finished_since",
     "generation",
@@ -32,6 +34,7 @@ __all__ = [
     "missing_file",
     "newest_watermark",
     "next_offsets",
+    "versions_read",
     "watermark_of",
 ]
 
@@ -62,9 +65,13 @@ class LogRange:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """`late_watermark`: events at or before it were dropped as late. `watermark`: what it closed, and the next one drops by."""
+    """`late_watermark`: events at or before it were dropped as late. `watermark`: what it closed, and the next one drops by.
+
+    `planned_at`: when Spark chose what it reads.
+    """
 
     batch_id: int
+    planned_at: datetime
     ranges: tuple[OffsetRange, ...]
     late_watermark: datetime | None
     watermark: datetime | None
@@ -75,6 +82,7 @@ class MicroBatch:
 class _Entry:
     """`versions`: of the sources that are Delta tables, their id and the version up to and with which they were read."""
 
+    planned_at: datetime
     watermark: datetime | None
     ends: tuple[Mapping[tuple[str, int], int], ...]
     versions: tuple[tuple[str, int] | None, ...]
@@ -164,6 +172,7 @@ def micro_batch(spark: SparkSession | None, checkpoint: str, batch_id: int) -> M
     before = _entry(spark, checkpoint, batch_id - 1) if batch_id > 0 else None
     return MicroBatch(
         batch_id=batch_id,
+        planned_at=entry.planned_at,
         ranges=tuple(_ranges(spark, checkpoint, entry, before)),
         late_watermark=before.watermark if before else None,
         watermark=entry.watermark,
@@ -180,6 +189,23 @@ def ends(spark: SparkSession, checkpoint: str, batch_id: int) -> tuple[Mapping[t
     """Up to where each Kafka source had been read after the batch; empty where Spark does not keep it any more."""
     entry = _entry(spark, checkpoint, batch_id)
     return entry.ends if entry else ()
+
+
+def versions_read(spark: SparkSession | None, checkpoint: str) -> Mapping[int, int]:
+    """By source that is a Delta table: the version up to and with which finished batches have read it; empty before the first."""
+    newest = last_committed_batch(spark, checkpoint)
+    entry = _entry(spark, checkpoint, newest) if newest is not None else None
+    return {source: version[1] for source, version in enumerate(entry.versions if entry else ()) if version}
+
+
+def ended_at(spark: SparkSession | None, checkpoint: str, batch_id: int) -> datetime | None:
+    """When the batch ended: when Spark wrote its mark. None where it has not, or keeps it no more."""
+    return files.modified_at(spark, f"{checkpoint}/commits/{batch_id}")
+
+
+def began_at(spark: SparkSession | None, checkpoint: str, batch_id: int) -> datetime | None:
+    """When the batch was begun: when Spark wrote its offsets. None where it has not, or keeps them no more."""
+    return files.modified_at(spark, f"{checkpoint}/offsets/{batch_id}")
 
 
 def _log_ranges(entry: _Entry, before: _Entry | None) -> Iterator[LogRange]:
@@ -236,8 +262,10 @@ def _parsed(spark: SparkSession | None, checkpoint: str, name: str, parse: Calla
 
 def _entry_of(text: str) -> _Entry:
     _, metadata, *sources = text.splitlines()
-    watermark_ms = json.loads(metadata)["batchWatermarkMs"]
+    told = json.loads(metadata)
+    watermark_ms = told["batchWatermarkMs"]
     return _Entry(
+        planned_at=_EPOCH + timedelta(milliseconds=told["batchTimestampMs"]),
         watermark=_EPOCH + timedelta(milliseconds=watermark_ms) if watermark_ms else None,
         ends=tuple({} if line == "-" else _kafka_offsets(line) for line in sources),
         versions=tuple(None if line == "-" else _delta_version(line) for line in sources),

@@ -15,9 +15,27 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
-__all__ = ["counted", "done", "error", "note", "step", "table", "write_bytes", "write_lines"]
+__all__ = [
+    "Styled",
+    "counted",
+    "done",
+    "error",
+    "list_lines",
+    "note",
+    "step",
+    "table",
+    "table_lines",
+    "text_line",
+    "watch",
+    "write_bytes",
+    "write_lines",
+]
+
+Styled = tuple[str, str]
+"""A text and how it looks on a terminal."""
 
 
 @contextmanager
@@ -88,22 +106,89 @@ def error(text: str) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
     """Write a table to stdout; the columns named in `right` are aligned to the right."""
-    import rich.box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    write_lines(table_lines(columns, rows, right=right))
 
-    grid = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+
+def table_lines(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Styled]],
+    *,
+    right: Sequence[str] = (),
+    is_narrow: bool = False,
+) -> list[str]:
+    """The lines of a table for stdout. With `is_narrow` its columns stand closer together, and it is never cut."""
+    import rich.box
+    from rich.table import Table
+
+    padding = (0, 1, 0, 0) if is_narrow else (0, 1)
+    grid = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=padding, show_edge=not is_narrow)
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", no_wrap=True)
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*map(_text, row))
+    return _rendered(grid, is_cut=not is_narrow)
+
+
+def text_line(*parts: str | Styled) -> str:
+    """A line for stdout."""
+    from rich.text import Text
+
+    return "".join(_rendered(Text.assemble(*parts), is_cut=False))
+
+
+def list_lines(items: Iterable[tuple[str | Styled, str]]) -> list[str]:
+    """The lines of a list for stdout, each item with its mark; on a terminal long ones go on below their beginning."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for mark, text in items:
+        grid.add_row(_text(mark), _text(text))
+    return _rendered(grid, is_cut=True)
+
+
+def _text(cell: str | Styled) -> Text:
+    from rich.text import Text
+
+    return Text(cell) if isinstance(cell, str) else Text(*cell)
+
+
+def _rendered(what: RenderableType, *, is_cut: bool) -> list[str]:
+    from rich.console import Console
+
+    is_terminal = _is_terminal(sys.stdout)
     # Where nobody looks at a screen no cell is cut to its width.
-    width = None if _is_terminal(sys.stdout) else 10_000
-    console = Console(width=width, highlight=False)
+    console = Console(width=None if is_cut and is_terminal else 10_000, highlight=False)
     with console.capture() as captured:
-        console.print(grid)
-    write_lines(line.rstrip() if width else line for line in captured.get().splitlines())
+        console.print(what)
+    lines = captured.get().splitlines()
+    return lines if is_terminal else [line.rstrip() for line in lines]
+
+
+def watch(look: Callable[[], Iterable[str]], every_seconds: float) -> None:
+    """Show what `look` gives, again and again, until Ctrl-C: in place on a terminal, elsewhere one block after the other."""
+    try:
+        if not _is_terminal(sys.stdout):
+            while True:
+                write_lines(look())
+                time.sleep(every_seconds)
+        _watch_in_place(look, every_seconds)
+    except KeyboardInterrupt:
+        return
+
+
+def _watch_in_place(look: Callable[[], Iterable[str]], every_seconds: float) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    lines = [*look()]
+    try:
+        with Live(screen=True, auto_refresh=False) as screen:
+            while True:
+                screen.update(Text.from_ansi("\n".join(lines)), refresh=True)
+                time.sleep(every_seconds)
+                lines = [*look()]
+    finally:
+        write_lines(lines)  # what was seen last stays
 
 
 def write_lines(lines: Iterable[str]) -> None:

@@ -1,12 +1,15 @@
 """What a Delta table's own log says: its versions, which micro-batches they hold, and what a commit says of itself.
 
 None of it starts a Spark job where the table's checksum file is in place: a history() would, each time. What Delta has
-no public way for goes through its own classes, here and nowhere else.
+no public way for goes through its own classes, here and nowhere else. Without a session the files of the log are read, on this
+machine.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,11 +18,13 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline import files
+from pipeline.jvm import java_class
 
 __all__ = [
     "Commit",
     "append_as",
     "commit",
+    "commits",
     "newest_transaction",
     "newest_version",
     "table_id",
@@ -28,19 +33,28 @@ __all__ = [
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_COMMIT = re.compile(r"(\d{20})\.json")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit: when it was made, and the JSON that its writer gave it (None: nothing)."""
+    """One commit: when it was made, and the JSON that its writer gave it (None: nothing).
+
+    `rows` were written: appended, or inserted and changed by a merge. `transactions`: the batch ids by application id.
+    """
 
     version: int
     made_at: datetime
     metadata: dict[str, Any] | None
+    rows: int
+    transactions: Mapping[str, int]
 
 
-def newest_version(spark: SparkSession, path: str) -> int | None:
+def newest_version(spark: SparkSession | None, path: str) -> int | None:
     """The newest version of the table, also where another process has committed it; None where there is no table."""
+    if spark is None:
+        found = map(_COMMIT.fullmatch, files.names(None, f"{path}/_delta_log"))
+        return max((int(name[1]) for name in found if name), default=None)
     if not DeltaTable.isDeltaTable(spark, path):
         return None
     return int(_newest_snapshot(spark, path).version())
@@ -71,18 +85,19 @@ def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) ->
     table's columns.
     """
     spark = rows.sparkSession
-    delta, scala = _jvm(spark).org.apache.spark.sql.delta, _jvm(spark).scala
-    none = scala.Option.empty()
+    option = java_class(spark, "scala.Option")
     change = _log(spark, path).startTransaction()
     columns, wanted = (schema.catalogString() for schema in (rows._jdf.schema(), change.metadata().schema()))
     if columns != wanted:
         raise TypeError(f"rows of {columns} do not fit the table {path} of {wanted}")
     added = change.writeFiles(rows._jdf)
     now_ms = int(datetime.now(timezone.utc).timestamp() * 1000)
-    taken = delta.actions.SetTransaction(application, batch_id, scala.Option.apply(now_ms))
-    append = _jvm(spark).org.apache.spark.sql.SaveMode.Append
-    operation = getattr(delta, "DeltaOperations$Write")(append, *[none] * 8)
-    change.commit(added.appended(taken), operation)
+    taken = java_class(spark, "org.apache.spark.sql.delta.actions.SetTransaction")(
+        application, batch_id, option.apply(now_ms)
+    )
+    append = java_class(spark, "org.apache.spark.sql.SaveMode").Append
+    write = java_class(spark, "org.apache.spark.sql.delta.DeltaOperations$Write")
+    change.commit(added.appended(taken), write(append, *[option.empty()] * 8))
 
 
 def newest_transaction(spark: SparkSession, path: str, version: int, *, query: str) -> tuple[str, int] | None:
@@ -117,16 +132,16 @@ def _committed(spark: SparkSession, path: str, version: int) -> dict[str, int]:
         log = _log(spark, path)
         defaults = (getattr(log, f"getSnapshotAt$default${number}")() for number in (2, 3, 4))
         return _of_snapshot(spark, log.getSnapshotAt(version, *defaults))
-    actions = (json.loads(line) for line in text.splitlines() if line.startswith('{"txn"'))
-    return {action["txn"]["appId"]: int(action["txn"]["version"]) for action in actions}
+    return _transactions_in(text)
 
 
 def _of_snapshot(spark: SparkSession, snapshot: Any) -> dict[str, int]:
-    taken = _jvm(spark).scala.jdk.javaapi.CollectionConverters.asJava(snapshot.setTransactions())
+    converters = java_class(spark, "scala.jdk.javaapi.CollectionConverters")
+    taken = converters.asJava(snapshot.setTransactions())
     return {action.appId(): int(action.version()) for action in taken}
 
 
-def commit(spark: SparkSession, path: str, version: int) -> Commit | None:
+def commit(spark: SparkSession | None, path: str, version: int) -> Commit | None:
     """What the commit says of itself; None where the table's log no longer keeps it."""
     text = _commit_text(spark, path, version)
     if text is None:
@@ -135,21 +150,43 @@ def commit(spark: SparkSession, path: str, version: int) -> Commit | None:
     info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     made_at = _EPOCH + timedelta(milliseconds=info.get("timestamp", 0))
     metadata = info.get("userMetadata")
-    return Commit(version, made_at, json.loads(metadata) if metadata else None)
+    return Commit(
+        version,
+        made_at,
+        json.loads(metadata) if metadata else None,
+        _rows_written(info.get("operationMetrics", {})),
+        _transactions_in(text),
+    )
 
 
-def _commit_text(spark: SparkSession, path: str, version: int) -> str | None:
+def commits(spark: SparkSession | None, path: str) -> Iterator[Commit]:
+    """The commits that the table's log still keeps one by one, the newest first; none where there is no table."""
+    newest = newest_version(spark, path)
+    for version in range(-1 if newest is None else newest, -1, -1):
+        made = commit(spark, path, version)
+        if made is None:
+            return
+        yield made
+
+
+def _rows_written(metrics: Mapping[str, str]) -> int:
+    merged = [name for name in ("numTargetRowsInserted", "numTargetRowsUpdated") if name in metrics]
+    return sum(int(metrics[name]) for name in merged or ["numOutputRows"] if name in metrics)
+
+
+def _transactions_in(text: str) -> dict[str, int]:
+    actions = (json.loads(line) for line in text.splitlines() if line.startswith('{"txn"'))
+    return {action["txn"]["appId"]: int(action["txn"]["version"]) for action in actions}
+
+
+def _commit_text(spark: SparkSession | None, path: str, version: int) -> str | None:
     return files.read_text(spark, f"{path}/_delta_log/{version:020d}.json")
 
 
 def _newest_snapshot(spark: SparkSession, path: str) -> Any:
-    none = _jvm(spark).scala.Option.empty()
+    none = java_class(spark, "scala.Option").empty()
     return _log(spark, path).update(False, none, none)
 
 
 def _log(spark: SparkSession, path: str) -> Any:
-    return _jvm(spark).org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
-
-
-def _jvm(spark: SparkSession) -> Any:
-    return spark._jvm
+    return java_class(spark, "org.apache.spark.sql.delta.DeltaLog").forTable(spark._jsparkSession, path)

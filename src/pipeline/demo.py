@@ -1,21 +1,35 @@
-"""The whole pipeline on one machine: a broker, seeded events, every layer, and the agreement of the two."""
+"""The whole pipeline on one machine: seeded events and a seeded shop, every layer, and the agreement of the two."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 from pyspark.util import inheritable_thread_target
 
-from pipeline import audit, batch, console, ingest, querying, reconcile, rendering, speed
+from pipeline import (
+    audit,
+    batch,
+    console,
+    elt,
+    etl,
+    ingest,
+    quality,
+    querying,
+    reconcile,
+    rendering,
+    report,
+    speed,
+)
 from pipeline.audit import Report
-from pipeline.devservices import generate, kafka
+from pipeline.devservices import generate, kafka, postgres, shop
+from pipeline.quality import Result
 from pipeline.reconcile import Agreement
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -23,7 +37,10 @@ from pipeline.settings import Settings
 __all__ = ["run"]
 
 HOURS = 36
+REPORT = Path("pipeline-report.html")
+"""In the current folder: the lake goes with the next demo."""
 MICRO_BATCHES = 3
+"""The first that can find an event late is the third: it goes by the watermark that the second was given."""
 SHORT_SESSION = "-Duser.timezone=UTC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=384m -XX:+UseSerialGC -Xms1g -Xmn512m -XX:MetaspaceSize=256m"
 """In a session of minutes the optimizing compiler takes half of all CPU time and does not earn it back. Without it the
 JVM's code cache is 48 MB by default; once that is full, nothing is compiled any more. A heap and a metaspace that
@@ -31,37 +48,58 @@ begin small are collected each time they grow: 9.6 s of CPU time in the first 85
 
 
 def run(settings: Settings, *, events: int, seed: int, keep: bool) -> int:
-    """Play it from nothing; 0 if every offset is accounted for and the layers agree, else 1. With `keep` broker and lake stay."""
+    """Play it from nothing; 0 if every offset is accounted for, the layers agree and no expectation fails, else 1.
+
+    With `keep` Kafka, Postgres and the lake stay.
+    """
     home = Path(settings.devservices.home) / "demo"
-    kafka.stop(home / "kafka")
+    _stop(home)
     shutil.rmtree(home, ignore_errors=True)
-    with _broker(home / "kafka", keep=keep) as bootstrap:
-        here = _settings(settings, bootstrap, home / "lake", events)
-        with console.counted(f"generating {events:,} events", events) as progress:
-            generate.generate(
-                bootstrap,
-                here.kafka.topics,
-                events=events,
-                seed=seed,
-                late=0.02,
-                malformed=0.01,
-                hours=HOURS,
-                progress=progress,
-            )
-            kafka.create_topics(bootstrap, {here.kafka.topics.word_counts_output: 1})
+    with ExitStack() as at_the_end:
+        if not keep:
+            at_the_end.callback(_stop, home)
+        here = _settings(settings, home, events)
+        _fill(here, events, seed)
         with console.step("starting Spark"):
             spark = session(here)
         with console.step("streaming: Kafka → the log, and Kafka → the five views, side by side"):
             _side_by_side(spark, lambda: ingest.run(here, once=True), lambda: speed.run(here, once=True))
         batch.run(here)
-        report = audit.run(here)
+        accounts = audit.run(here)
         agreements = reconcile.run(here)
+        etl.run(here)
+        elt.run(here)
+        results = quality.run(here)
+        with console.step("report"):
+            page = report.write(here, output=REPORT.absolute())
         _tell_top_customers(here)
-        _tell_fates(report)
+        _tell_quality(results)
+        _tell_fates(accounts)
         _tell_agreement(agreements)
+        console.write_lines(["", f"The same in pictures: {page}"])
         if keep:
             _tell_how_to_go_on(here)
-    return 0 if _agree(agreements) and not report.faults else 1
+    is_good = _agree(agreements) and not accounts.faults and not _failed(results)
+    return 0 if is_good else 1
+
+
+def _fill(settings: Settings, events: int, seed: int) -> None:
+    """Events into Kafka, orders into the shop."""
+    bootstrap, topics = settings.kafka.bootstrap_servers, settings.kafka.topics
+    with console.counted(f"generating {events:,} events", events) as progress:
+        generate.generate(
+            bootstrap,
+            topics,
+            events=events,
+            seed=seed,
+            late=0.02,
+            malformed=0.01,
+            hours=HOURS,
+            progress=progress,
+        )
+        kafka.create_topics(bootstrap, {topics.word_counts_output: 1})
+    with console.step(f"generating a shop of {shop.ORDERS:,} orders"):
+        shop.seed(settings.postgres.source_url, orders=shop.ORDERS, seed=seed)
 
 
 def _side_by_side(spark: SparkSession, *jobs: Callable[[], None]) -> None:
@@ -78,24 +116,29 @@ def _side_by_side(spark: SparkSession, *jobs: Callable[[], None]) -> None:
         job.result()
 
 
-@contextmanager
-def _broker(home: Path, *, keep: bool) -> Iterator[str]:
-    with console.step("starting Kafka"):
-        started = kafka.start(home, port=0)
-    try:
-        yield started.bootstrap_servers
-    finally:
-        if not keep:
-            with console.step("stopping Kafka"):
-                kafka.stop(home)
+def _stop(home: Path) -> None:
+    postgres.stop(home / "postgres")
+    kafka.stop(home / "kafka")
 
 
-def _settings(settings: Settings, bootstrap: str, lake: Path, events: int) -> Settings:
-    """The given settings on the demo's own broker and lake, in micro-batches small enough for events to come late."""
+def _settings(settings: Settings, home: Path, events: int) -> Settings:
+    """The given settings on the demo's own lake, Kafka and Postgres, which are started.
+
+    The micro-batches are small enough for events to come late.
+    """
+    with console.step("starting Kafka and Postgres"):
+        broker = kafka.start(home / "kafka", port=0)
+        server = postgres.start(home / "postgres", port=0)
     return replace(
         settings,
-        kafka=replace(settings.kafka, bootstrap_servers=bootstrap),
-        lake=replace(settings.lake, root=str(lake)),
+        kafka=replace(settings.kafka, bootstrap_servers=broker.bootstrap_servers),
+        postgres=replace(
+            settings.postgres,
+            source_url=server.url(postgres.SHOP),
+            source_schema="public",
+            warehouse_url=server.url(postgres.WAREHOUSE),
+        ),
+        lake=replace(settings.lake, root=str(home / "lake")),
         speed=replace(settings.speed, max_offsets_per_trigger=max(1, events // MICRO_BATCHES)),
         spark=replace(
             settings.spark, conf={**settings.spark.conf, "spark.driver.extraJavaOptions": SHORT_SESSION}
@@ -117,11 +160,32 @@ def _tell_top_customers(settings: Settings) -> None:
     console.table(columns, cells, right=numbers)
 
 
-def _tell_fates(report: Report) -> None:
+def _tell_quality(results: Sequence[Result]) -> None:
+    """The expectations by table, and each that is not met."""
+    outcomes = ["passed", "warned", "failed", "skipped"]
+    found: dict[str, Counter[str]] = {}
+    for result in results:
+        found.setdefault(result.table, Counter())[result.outcome] += 1
+    rows = [(table, *(counts[outcome] for outcome in outcomes)) for table, counts in found.items()]
+    console.write_lines(["", "What the tables are expected to hold (quality)"])
+    cells, numbers = rendering.table_cells(["table", *outcomes], rows)
+    console.table(["table", *outcomes], cells, right=numbers)
+    console.write_lines(
+        f"{one.table}: {one.expectation}: {one.outcome}: expected {one.expected}; found {one.observed}"
+        for one in results
+        if one.outcome in ("warned", "failed")
+    )
+
+
+def _failed(results: Sequence[Result]) -> bool:
+    return any(one.outcome == "failed" for one in results)
+
+
+def _tell_fates(accounts: Report) -> None:
     """The audit's accounts by topic."""
     columns = ["topic", "delivered", "in the log", "accepted", "dead", "tombstones", "distinct", "duplicates"]
     sums: dict[str, Counter[str]] = {}
-    for one in report.partitions:
+    for one in accounts.partitions:
         sums.setdefault(one.topic, Counter()).update(
             {name: getattr(one, "raw_events" if name == "in the log" else name) for name in columns[1:]}
         )
@@ -130,7 +194,8 @@ def _tell_fates(report: Report) -> None:
     cells, numbers = rendering.table_cells(columns, rows)
     console.table(columns, cells, right=numbers)
     console.write_lines(
-        [*map(str, report.faults)] or ["Every offset of Kafka is accounted for, by every query that read it."]
+        [*map(str, accounts.faults)]
+        or ["Every offset of Kafka is accounted for, by every query that read it."]
     )
 
 
@@ -162,7 +227,7 @@ def _tell_how_to_go_on(settings: Settings) -> None:
     console.write_lines(
         [
             "",
-            "Kafka is still running. Look around with",
+            "Kafka and Postgres are still running. Look around with",
             f"  pipeline query customer_totals --set lake.root={settings.lake.root}",
             "and start again, or end it, with `pipeline demo`.",
         ]

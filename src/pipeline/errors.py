@@ -8,11 +8,13 @@ PipelineError                     70
 │   └── ValidationError            1   rows lack a required value
 │       └── DataContractError      1   a column is missing, or rows break a rule of the contract
 ├── ModelsFailed                  70   dbt could not build a model
+├── StepFailed                    70   the command of a scheduled step did not end well
 ├── UsageError                     2   the command line asks for something that does not exist
 │   └── ConfigurationError         2   a file, a variable or --set holds a wrong key or value
 ├── TransientError                70   may be retried as it is
 │   └── DependencyError            3   something we need does not answer, or not as it should
 │       ├── KafkaUnreachable       3
+│       ├── LakeUnreachable        3   there is no lake where it should be, or it cannot be read
 │       ├── NotDelivered           3   Kafka did not take an event
 │       ├── PostgresUnreachable    3
 │       └── TopicMissing           3
@@ -50,6 +52,7 @@ __all__ = [
     "DiskFull",
     "InvalidEvent",
     "KafkaUnreachable",
+    "LakeUnreachable",
     "ModelsFailed",
     "NotDelivered",
     "OffsetsLost",
@@ -59,6 +62,7 @@ __all__ = [
     "RefusedToStart",
     "SetupError",
     "SourceMismatch",
+    "StepFailed",
     "TopicMissing",
     "TopicReplaced",
     "TransientError",
@@ -105,6 +109,15 @@ class ModelsFailed(PipelineError):
     def __init__(self, message: str, *, models: Sequence[str]) -> None:
         super().__init__(message)
         self.models = tuple(models)
+
+
+class StepFailed(PipelineError):
+    """`ended_with` is the exit code of the command, negative where a signal killed it."""
+
+    def __init__(self, message: str, *, step: str, ended_with: int) -> None:
+        super().__init__(message)
+        self.step = step
+        self.ended_with = ended_with
 
 
 class InvalidEvent(CheckFailed):
@@ -167,6 +180,14 @@ class KafkaUnreachable(DependencyError):
     def __init__(self, message: str, *, bootstrap_servers: str) -> None:
         super().__init__(message)
         self.bootstrap_servers = bootstrap_servers
+
+
+class LakeUnreachable(DependencyError):
+    """`root` is where the lake should be."""
+
+    def __init__(self, message: str, *, root: str) -> None:
+        super().__init__(message)
+        self.root = root
 
 
 class PostgresUnreachable(DependencyError):

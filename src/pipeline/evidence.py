@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -13,15 +14,33 @@ from pyspark.sql import types as T
 from pipeline import late, ledger
 from pipeline.console import step
 from pipeline.contracts import ORDERS, PRODUCTS, RECORD_ADDRESS, RECORD_IDENTITY, REPAIRED
+from pipeline.delta_log import version_of_batch
 from pipeline.published import Snapshot, events_of, published, seed_of, snapshot
 from pipeline.session import session
 from pipeline.settings import Settings
-from pipeline.sinks import create_table
+from pipeline.sinks import Transaction, create_table
 from pipeline.sources import table_version
-from pipeline.tables import BATCH_LEDGER, ORDER_EVENTS, PRODUCT_EVENTS, REPAIRS, SCHEMAS, table_path
-from pipeline.views import VIEWS
+from pipeline.tables import (
+    BATCH_LEDGER,
+    ORDER_EVENTS,
+    PRODUCT_EVENTS,
+    REPAIRS,
+    SCHEMAS,
+    table_path,
+    view_path,
+)
+from pipeline.views import VIEWS, View
 
-__all__ = ["Evidence", "collect", "counted", "enter_late_events", "lateness", "unrepaired"]
+__all__ = [
+    "Evidence",
+    "collect",
+    "counted",
+    "enter_late_events",
+    "identified_events",
+    "lateness",
+    "speed_table",
+    "unrepaired",
+]
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,30 @@ def lateness(settings: Settings, *, views: Sequence[str] = ()) -> list[late.Late
         with step("late events"):
             enter_late_events(spark, settings, found)
     return late.lateness(spark, settings.lake.root, views or [*VIEWS])
+
+
+def speed_table(
+    spark: SparkSession, settings: Settings, view: View, found: Evidence
+) -> tuple[str, int] | None:
+    """Path and version of the speed table as the newest judged batch left it."""
+    path = view_path(settings.lake.root, view.name, "speed", view.version)
+    scope = found.scopes.get(view.name)
+    if scope is None:
+        return None
+    application = Transaction(view.query, scope.generation, 0).application
+    version = version_of_batch(spark, path, application=application, batch_id=scope.judged)
+    return None if version is None else (path, version)
+
+
+def identified_events(
+    spark: SparkSession, settings: Settings, found: Evidence, kinds: Sequence[str]
+) -> DataFrame:
+    """The events that were accepted as they came, in the form of `late.identified`."""
+    parts = [
+        late.identified(unrepaired(events_of(spark, settings, kind, log=found.log), found), kind)
+        for kind in kinds
+    ]
+    return reduce(DataFrame.unionByName, parts)
 
 
 def unrepaired(events: DataFrame, found: Evidence) -> DataFrame:

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
+from pipeline.jvm import java_class
 from pipeline.tables import local_path
 
-__all__ = ["exists", "names", "read_text", "remove", "replace_text", "write_atomically", "write_text"]
+__all__ = [
+    "exists",
+    "modified_at",
+    "names",
+    "read_text",
+    "remove",
+    "replace_bytes",
+    "replace_text",
+    "size",
+    "write_atomically",
+    "write_text",
+]
+
+_IO = "org.apache.commons.io.IOUtils"
+_MANAGER = "org.apache.spark.sql.execution.streaming.checkpointing.CheckpointFileManager"
 
 
 def read_text(spark: SparkSession | None, location: str) -> str | None:
@@ -23,7 +39,7 @@ def read_text(spark: SparkSession | None, location: str) -> str | None:
         return None
     stream = system.open(path)
     try:
-        return str(_jvm(spark).org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+        return str(java_class(spark, _IO).toString(stream, "UTF-8"))
     finally:
         stream.close()
 
@@ -32,7 +48,7 @@ def write_text(spark: SparkSession, location: str, text: str) -> None:
     path, system = _path(spark, location)
     stream = system.create(path, True)
     try:
-        _jvm(spark).org.apache.commons.io.IOUtils.write(text, stream, "UTF-8")
+        java_class(spark, _IO).write(text, stream, "UTF-8")
     finally:
         stream.close()
 
@@ -42,11 +58,16 @@ def replace_text(spark: SparkSession, location: str, text: str) -> None:
     file = local_path(location)
     if file is None:
         write_atomically(spark, location, text)
-        return
+    else:
+        replace_bytes(file, text.encode("utf-8"))
+
+
+def replace_bytes(file: Path, content: bytes) -> None:
+    """As `replace_text`, on this machine."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.new")
-    with fresh.open("w", encoding="utf-8") as written:
-        written.write(text)
+    with fresh.open("wb") as written:
+        written.write(content)
         written.flush()
         os.fsync(written.fileno())
     fresh.replace(file)
@@ -60,14 +81,13 @@ def replace_text(spark: SparkSession, location: str, text: str) -> None:
 def write_atomically(spark: SparkSession, location: str, text: str) -> None:
     """As Spark writes the files of a checkpoint, with what the file system offers for that; also in place of one of them."""
     path, _ = _path(spark, location)
-    checkpointing = _jvm(spark).org.apache.spark.sql.execution.streaming.checkpointing
-    manager = checkpointing.CheckpointFileManager.create(
+    manager = java_class(spark, _MANAGER).create(
         path.getParent(), spark._jsparkSession.sessionState().newHadoopConf()
     )
     manager.mkdirs(path.getParent())
     stream = manager.createAtomic(path, True)
     try:
-        _jvm(spark).org.apache.commons.io.IOUtils.write(text, stream, "UTF-8")
+        java_class(spark, _IO).write(text, stream, "UTF-8")
     except BaseException:
         stream.cancel()
         raise
@@ -90,10 +110,39 @@ def names(spark: SparkSession | None, location: str) -> list[str]:
     return sorted(status.getPath().getName() for status in system.listStatus(path))
 
 
+def modified_at(spark: SparkSession | None, location: str) -> datetime | None:
+    """When the file was written, in UTC; None where there is no such file."""
+    if spark is None:
+        local = _local(location)
+        return datetime.fromtimestamp(local.stat().st_mtime, timezone.utc) if local.is_file() else None
+    path, system = _path(spark, location)
+    if not system.exists(path):
+        return None
+    return datetime.fromtimestamp(system.getFileStatus(path).getModificationTime() / 1000, timezone.utc)
+
+
+def size(spark: SparkSession | None, location: str) -> int:
+    """The bytes of all files in the folder and below; 0 where there is no such folder."""
+    if spark is None:
+        # A stream that runs removes files meanwhile.
+        return sum(
+            _bytes(Path(folder) / name) for folder, _, names in os.walk(_local(location)) for name in names
+        )
+    path, system = _path(spark, location)
+    return int(system.getContentSummary(path).getLength()) if system.exists(path) else 0
+
+
 def remove(spark: SparkSession, location: str) -> None:
     """Remove the file or folder, with all in it."""
     path, system = _path(spark, location)
     system.delete(path, True)
+
+
+def _bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _local(location: str) -> Path:
@@ -104,9 +153,5 @@ def _local(location: str) -> Path:
 
 
 def _path(spark: SparkSession, location: str) -> tuple[Any, Any]:
-    path = _jvm(spark).org.apache.hadoop.fs.Path(location)
+    path = java_class(spark, "org.apache.hadoop.fs.Path")(location)
     return path, path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
-
-
-def _jvm(spark: SparkSession) -> Any:
-    return spark._jvm

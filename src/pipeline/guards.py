@@ -27,6 +27,7 @@ from pipeline.errors import (
     PlanChanged,
     TopicReplaced,
 )
+from pipeline.jvm import java_class
 from pipeline.kafka_topics import Topic, Topics, describe
 from pipeline.sinks import transactions
 from pipeline.tables import local_path
@@ -358,8 +359,7 @@ def _state_of(spark: SparkSession, table: str) -> dict[str, Any] | None:
     folder = local_path(table)
     if folder is not None and not (folder / "_delta_log").is_dir():
         return None  # the snapshot that this process knows may be of a table that is gone
-    jvm: Any = spark._jvm
-    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, table)
+    log = java_class(spark, "org.apache.spark.sql.delta.DeltaLog").forTable(spark._jsparkSession, table)
     snapshot = log.unsafeVolatileSnapshot()
     return {"id": str(snapshot.metadata().id()), "version": int(snapshot.version())}
 

@@ -12,7 +12,7 @@ from pipeline.errors import KafkaUnreachable, TopicMissing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["require_topics", "silent_client"]
+__all__ = ["require_connection", "require_topics", "silent_client"]
 
 _SILENT = logging.getLogger("pipeline.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
@@ -33,7 +33,7 @@ def require_topics(
     """
     protocol = (options or {}).get("kafka.security.protocol", "PLAINTEXT")
     if protocol.upper() != "PLAINTEXT":
-        _require_connection(bootstrap_servers, timeout_seconds)
+        require_connection(bootstrap_servers, timeout_seconds)
         return
     there = _topics(bootstrap_servers, timeout_seconds)
     missing = [topic for topic in topics if topic not in there]
@@ -62,7 +62,8 @@ def _topics(bootstrap_servers: str, timeout_seconds: float) -> list[str]:
         raise _unreachable(bootstrap_servers, error.args[0].str()) from error
 
 
-def _require_connection(bootstrap_servers: str, timeout_seconds: float) -> None:
+def require_connection(bootstrap_servers: str, timeout_seconds: float) -> None:
+    """Raise KafkaUnreachable if no broker takes a connection; where nobody listens, that is known at once."""
     addresses = bootstrap_servers.split(",")
     reasons = []
     for address in addresses:

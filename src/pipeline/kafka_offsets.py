@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import KafkaUnreachable
+from pipeline.kafka_check import silent_client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Partition", "Run", "bounds", "can_be_asked", "committed"]
+__all__ = [
+    "Address",
+    "Held",
+    "Partition",
+    "Run",
+    "behind",
+    "bounds",
+    "can_be_asked",
+    "committed",
+    "held_by_kafka",
+    "record_times",
+    "retentions",
+]
 
 Partition = tuple[str, int]
 """Topic and number."""
 Run = tuple[int, int]
 """Offsets that follow each other, half-open."""
+Address = tuple[str, int, int]
+"""Topic, number of the partition, offset."""
 
-_SILENT = logging.getLogger("pipeline.librdkafka")
-_SILENT.addHandler(logging.NullHandler())
-_SILENT.propagate = False
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _WORTH_A_SEEK = 2_000
 """Offsets: to read over fewer than these is quicker than to begin a new fetch."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """The offsets of committed records that a partition holds, half-open, and the newest of its records' timestamps.
+
+    `newest_at` is None where it holds none, and of brokers before 3.0, which do not tell.
+    """
+
+    first: int
+    end: int
+    newest_at: datetime | None
 
 
 def can_be_asked(options: Mapping[str, str]) -> bool:
     """Whether the `kafka.*` options, as Spark takes them, need no login: the Java client's cannot be translated for this one."""
     return options.get("kafka.security.protocol", "PLAINTEXT").upper() == "PLAINTEXT"
+
+
+def behind(ends: Mapping[Partition, int], held: Mapping[Partition, Run]) -> int:
+    """How many offsets Kafka holds that a reader who has come to these ends has not read."""
+    return sum(max(0, end - max(ends.get(place, 0), first)) for place, (first, end) in held.items())
 
 
 def bounds(
@@ -38,25 +70,87 @@ def bounds(
 
     Raises KafkaUnreachable.
     """
-    from confluent_kafka import KafkaException, TopicPartition
+    held = held_by_kafka(bootstrap_servers, topics, timeout_seconds)
+    return {place: (one.first, one.end) for place, one in held.items()}
 
-    consumer = _consumer(bootstrap_servers)
+
+def held_by_kafka(
+    bootstrap_servers: str, topics: Sequence[str], timeout_seconds: float = 10
+) -> dict[Partition, Held]:
+    """What each partition of these topics holds; no entry for a topic that is gone. Raises KafkaUnreachable."""
+    from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+    from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+
+    client, which = _admin(bootstrap_servers), cast("Any", OffsetSpec)
     try:
-        known = consumer.list_topics(timeout=timeout_seconds).topics
-        partitions = [
-            (topic, number)
+        known = client.list_topics(timeout=timeout_seconds).topics
+        places = [
+            TopicPartition(topic, number)
             for topic in topics
             if topic in known and known[topic].error is None
             for number in sorted(known[topic].partitions)
         ]
+        if not places:
+            return {}
+        first, end, newest = (
+            client.list_offsets(
+                dict.fromkeys(places, specification),
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=timeout_seconds,
+            )
+            for specification in (which.earliest(), which.latest(), which.max_timestamp())
+        )
         return {
-            place: tuple(consumer.get_watermark_offsets(TopicPartition(*place), timeout=timeout_seconds))
-            for place in partitions
+            (place.topic, place.partition): Held(
+                first[place].result().offset, end[place].result().offset, _made_at(newest[place])
+            )
+            for place in places
         }
     except KafkaException as error:
         raise _unreachable(bootstrap_servers, error.args[0].str()) from error
+
+
+def retentions(bootstrap_servers: str, topics: Sequence[str], timeout_seconds: float = 10) -> dict[str, int]:
+    """`retention.ms` of each of these topics (-1: for ever); no entry where Kafka does not tell, or to us."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+    client = _admin(bootstrap_servers)  # it takes its answers with it when it goes
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    answers = client.describe_configs(resources, request_timeout=timeout_seconds)
+    found = {}
+    for resource, answer in answers.items():
+        with suppress(KafkaException):
+            found[resource.name] = int(answer.result()["retention.ms"].value)
+    return found
+
+
+def record_times(
+    bootstrap_servers: str, addresses: Iterable[Address], timeout_seconds: float = 2
+) -> dict[Address, datetime]:
+    """The timestamp of the first record at or after each address; no entry where none came in time, or it has none."""
+    waiting: dict[Partition, list[int]] = {}
+    for topic, partition, offset in sorted({*addresses}, reverse=True):
+        waiting.setdefault((topic, partition), []).append(offset)
+    consumer, found = _consumer(bootstrap_servers), {}
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        consumer.assign([_place(place, offsets[-1]) for place, offsets in waiting.items()])
+        while waiting and (message := consumer.poll(max(0.0, deadline - time.monotonic()))) is not None:
+            place = (message.topic(), message.partition())
+            if message.error() is not None:
+                waiting.pop(place, None)
+            elif place in waiting and message.offset() >= waiting[place][-1]:
+                offset, (kind, timestamp_ms) = waiting[place].pop(), message.timestamp()
+                if kind:
+                    found[(*place, offset)] = _EPOCH + timedelta(milliseconds=timestamp_ms)
+                if waiting[place]:
+                    consumer.seek(_place(place, waiting[place][-1]))
+                else:
+                    del waiting[place]
     finally:
         consumer.close()
+    return found
 
 
 def committed(
@@ -106,21 +200,42 @@ def _committed(
 def _consumer(bootstrap_servers: str) -> Any:
     from confluent_kafka import Consumer
 
-    # Without a logger and an error callback librdkafka writes to the terminal by itself.
     return Consumer(
         {
-            "bootstrap.servers": bootstrap_servers,
+            **silent_client(bootstrap_servers),
             "group.id": f"pipeline-audit-{uuid.uuid4()}",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
             "fetch.message.max.bytes": 8 * 1024 * 1024,
-            "log_level": 0,
-            "error_cb": lambda _: None,
-        },
-        logger=_SILENT,
+        }
     )
+
+
+def _admin(bootstrap_servers: str) -> Any:
+    from confluent_kafka.admin import AdminClient
+
+    return AdminClient(silent_client(bootstrap_servers))
+
+
+def _place(place: Partition, offset: int) -> Any:
+    from confluent_kafka import TopicPartition
+
+    return TopicPartition(*place, offset)
+
+
+def _made_at(answer: Any) -> datetime | None:
+    from confluent_kafka import KafkaException
+
+    try:
+        timestamp_ms = answer.result().timestamp
+    except KafkaException:
+        return None
+    try:
+        return _EPOCH + timedelta(milliseconds=timestamp_ms) if timestamp_ms >= 0 else None
+    except OverflowError:  # a producer that counts in nanoseconds
+        return None
 
 
 def _unreachable(bootstrap_servers: str, reason: str) -> KafkaUnreachable:

@@ -13,6 +13,7 @@ from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from pipeline.errors import KafkaUnreachable
+from pipeline.jvm import java_class
 
 __all__ = ["Topic", "Topics", "describe"]
 
@@ -40,14 +41,13 @@ def describe(spark: SparkSession, topics: Topics) -> dict[str, Topic]:
     """Each topic by its name. Raises KafkaUnreachable where the brokers do not tell."""
     if not topics.names:
         return {}
-    jvm: Any = spark._jvm
-    admin = jvm.org.apache.kafka.clients.admin.AdminClient.create(_properties(jvm, topics))
+    admin = java_class(spark, "org.apache.kafka.clients.admin.AdminClient").create(_properties(spark, topics))
     try:
-        wanted = jvm.java.util.ArrayList()
+        wanted = java_class(spark, "java.util.ArrayList")()
         for name in topics.names:
             wanted.add(name)
         found = dict(admin.describeTopics(wanted).allTopicNames().get())
-        ranges = _offsets(jvm, admin, found)
+        ranges = _offsets(spark, admin, found)
         return {
             name: Topic(str(description.topicId().toString()), ranges[name])
             for name, description in found.items()
@@ -63,8 +63,8 @@ def describe(spark: SparkSession, topics: Topics) -> dict[str, Topic]:
         admin.close()
 
 
-def _properties(jvm: Any, topics: Topics) -> Any:
-    properties = jvm.java.util.Properties()
+def _properties(spark: SparkSession, topics: Topics) -> Any:
+    properties = java_class(spark, "java.util.Properties")()
     given = {
         key.removeprefix("kafka."): value for key, value in topics.options.items() if key.startswith("kafka.")
     }
@@ -74,18 +74,18 @@ def _properties(jvm: Any, topics: Topics) -> Any:
     return properties
 
 
-def _offsets(jvm: Any, admin: Any, found: Mapping[str, Any]) -> dict[str, dict[int, tuple[int, int]]]:
-    specification = jvm.org.apache.kafka.clients.admin.OffsetSpec
+def _offsets(
+    spark: SparkSession, admin: Any, found: Mapping[str, Any]
+) -> dict[str, dict[int, tuple[int, int]]]:
+    specification = java_class(spark, "org.apache.kafka.clients.admin.OffsetSpec")
+    topic_partition = java_class(spark, "org.apache.kafka.common.TopicPartition")
     partitions = [
         (name, int(part.partition())) for name, topic in found.items() for part in topic.partitions()
     ]
 
     def ask(which: Any) -> dict[tuple[str, int], int]:
-        wanted = jvm.java.util.HashMap()
-        keys = {
-            (name, number): jvm.org.apache.kafka.common.TopicPartition(name, number)
-            for name, number in partitions
-        }
+        wanted = java_class(spark, "java.util.HashMap")()
+        keys = {(name, number): topic_partition(name, number) for name, number in partitions}
         for key in keys.values():
             wanted.put(key, which)
         answer = admin.listOffsets(wanted)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from pipeline import alerts
 from pipeline.alerts import Problem
+from pipeline.observe import records_behind
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
-__all__ = ["records_behind", "watcher"]
+__all__ = ["watcher"]
 
 _EVERY_SECONDS = 10.0
 
@@ -46,25 +46,3 @@ def _judge(job: str, query: str, behind: int, limit: int) -> None:
         return
     error = f"{behind} records behind its topics; the limit (alerts.max_lag_records) is {limit}"
     alerts.report(Problem(job, f"lag of {query}", step=query, name="LagOverLimit", error=error))
-
-
-def records_behind(progress: Mapping[str, Any]) -> int:
-    """How many records the topics of a query hold that its last micro-batch had not read.
-
-    Counted from the offsets: Spark's own metric is the worst partition only.
-    """
-    behind = 0
-    for source in progress["sources"]:
-        if source["description"].startswith("Kafka"):
-            latest, end = _offsets(source["latestOffset"]), _offsets(source["endOffset"])
-            behind += sum(max(0, offset - end.get(place, 0)) for place, offset in latest.items())
-    return behind
-
-
-def _offsets(text: Any) -> dict[tuple[str, str], int]:
-    topics = json.loads(text) if isinstance(text, str) else text or {}
-    return {
-        (topic, partition): offset
-        for topic, partitions in topics.items()
-        for partition, offset in partitions.items()
-    }

@@ -27,6 +27,7 @@ from pipeline.tables import LATE_EVENTS, SCHEMAS, table_path
 from pipeline.views import View
 
 __all__ = [
+    "CLASS_SECONDS",
     "Counted",
     "Lateness",
     "Scope",
@@ -52,7 +53,7 @@ _CLASS_NAMES = {
     86_400: "24 hours and more",
 }
 """The classes of the histogram by the seconds at which they begin."""
-_BOUNDS_SECONDS = tuple(_CLASS_NAMES)
+CLASS_SECONDS = tuple(_CLASS_NAMES)
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def lateness(spark: SparkSession, root: str, views: Sequence[str], *, worst: int
     late_events = recorded(spark, root).where(F.col("query").isin(*views))
     in_class = [
         F.count_if((F.col("lateness_seconds") >= low) & _is_below(high)).alias(f"from_{low}")
-        for low, high in zip(_BOUNDS_SECONDS, (*_BOUNDS_SECONDS[1:], None), strict=True)
+        for low, high in zip(CLASS_SECONDS, (*CLASS_SECONDS[1:], None), strict=True)
     ]
     as_row = F.struct("lateness_seconds", "key", "event_time", "watermark", *_ADDRESS, "healed_at")
     rows = {
@@ -256,7 +257,7 @@ def lateness(spark: SparkSession, root: str, views: Sequence[str], *, worst: int
             view=view,
             events=rows[view]["events"] if view in rows else 0,
             not_healed=rows[view]["not_healed"] if view in rows else 0,
-            histogram={low: rows[view][f"from_{low}"] if view in rows else 0 for low in _BOUNDS_SECONDS},
+            histogram={low: rows[view][f"from_{low}"] if view in rows else 0 for low in CLASS_SECONDS},
             worst=ranked[view],
         )
         for view in views

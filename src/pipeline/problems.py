@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS problems (
   since REAL, told_at REAL, over_at REAL, claimed_until REAL,
   PRIMARY KEY (lake, job, subject));
 CREATE TABLE IF NOT EXISTS pauses (lake TEXT PRIMARY KEY, until REAL);
+CREATE TABLE IF NOT EXISTS reports (lake TEXT, job TEXT, reported_at REAL, PRIMARY KEY (lake, job));
 """
 # With another step or name it is another fact, to be told anew; one that came back before its end was told never ended.
 _ENTER = """
@@ -80,6 +81,16 @@ class Book:
     def enter(self, problem: Problem, now: float) -> None:
         with self._alone():
             self._file.execute(_ENTER, {**vars(problem), "lake": self._lake, "now": now})
+            self._file.execute(
+                "INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (self._lake, problem.job, now)
+            )
+
+    def has_reported(self, job: str, since: float) -> bool:
+        """Whether any problem of the job has been entered since then, also one that was known."""
+        found = self._file.execute(
+            "SELECT 1 FROM reports WHERE lake = ? AND job = ? AND reported_at >= ?", (self._lake, job, since)
+        )
+        return found.fetchone() is not None
 
     def end(self, job: str, subject: str, now: float) -> None:
         with self._alone():

@@ -80,7 +80,7 @@ def events_of(
     )
 
 
-def published(spark: SparkSession, settings: Settings, view: View) -> Published | None:
+def published(spark: SparkSession | None, settings: Settings, view: View) -> Published | None:
     """What the newest batch run of the view has published; None before the first."""
     path = view_path(settings.lake.root, view.name, "batch", view.version)
     newest = table_version(spark, path)
@@ -111,7 +111,7 @@ def facts_of(horizon: datetime | None, log: Snapshot, **more: Any) -> dict[str, 
     return {"horizon": horizon.isoformat() if horizon else None, "log": dict(log.versions), **more}
 
 
-def _facts(spark: SparkSession, path: str, version: int) -> Published | None:
+def _facts(spark: SparkSession | None, path: str, version: int) -> Published | None:
     """What a commit says of its rows; None where it says nothing."""
     found = delta_log.commit(spark, path, version)
     if found is None or found.metadata is None:

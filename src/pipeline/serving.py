@@ -12,7 +12,7 @@ from pipeline.sources import table_version
 from pipeline.tables import checkpoint_path, view_path
 from pipeline.views import VIEWS, View
 
-__all__ = ["read", "register"]
+__all__ = ["read", "register", "states"]
 
 
 def read(spark: SparkSession, settings: Settings, view: View, *, layer: Layer = "served") -> DataFrame:
@@ -20,7 +20,7 @@ def read(spark: SparkSession, settings: Settings, view: View, *, layer: Layer = 
 
     Raises RefusedToStart where the layer has no table yet.
     """
-    return spark.sql(layer_sql(view, layer, _states(spark, settings, view), _relation))
+    return spark.sql(layer_sql(view, layer, states(spark, settings, view), _relation))
 
 
 def register(spark: SparkSession, settings: Settings) -> list[str]:
@@ -31,20 +31,21 @@ def register(spark: SparkSession, settings: Settings) -> list[str]:
     spark.sql("CREATE DATABASE IF NOT EXISTS pipeline")
     made = []
     for view in VIEWS.values():
-        states = _states(spark, settings, view)
-        if states[view.name].batch is None and states[view.name].speed is None:
+        found = states(spark, settings, view)
+        if found[view.name].batch is None and found[view.name].speed is None:
             continue
-        served = layer_sql(view, "served", states, _relation)
+        served = layer_sql(view, "served", found, _relation)
         spark.sql(f"CREATE OR REPLACE VIEW pipeline.{view.name} AS {served}")
         made.append(f"pipeline.{view.name}")
     return made
 
 
-def _states(spark: SparkSession, settings: Settings, view: View) -> dict[str, State]:
+def states(spark: SparkSession | None, settings: Settings, view: View) -> dict[str, State]:
+    """The newest state of each view that an answer about this one needs; without a session only of a lake on this machine."""
     return {needed.name: _state(spark, settings, needed) for needed in needed_views(view)}
 
 
-def _state(spark: SparkSession, settings: Settings, view: View) -> State:
+def _state(spark: SparkSession | None, settings: Settings, view: View) -> State:
     """The newest state. The watermark is read before the speed table, which is then at least as new."""
     newest = published(spark, settings, view)
     watermark = checkpoints.newest_watermark(spark, checkpoint_path(settings.lake.root, view.query))

@@ -15,6 +15,7 @@ from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, t
 from pipeline.transforms.decode import accepted_orders, accepted_products, classify, text_lines
 
 __all__ = [
+    "LOG_TABLES",
     "kafka_topics",
     "kind_of_topic",
     "read_events",
@@ -28,7 +29,8 @@ __all__ = [
 _WHOLE_VERSIONS = 2**31 - 1
 """Files of the log in a micro-batch. The ledger tells what a batch has read by versions, so none may end inside of one."""
 
-_TABLES = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}
+LOG_TABLES: Mapping[str, str] = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}
+"""Where the log has the accepted events of a kind; text is its bytes."""
 
 
 def kind_of_topic(settings: Settings) -> Mapping[str, str]:
@@ -90,7 +92,7 @@ def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> Da
     log = (
         spark.readStream.format("delta")
         .option("maxFilesPerTrigger", _WHOLE_VERSIONS)
-        .load(table_path(settings.lake.root, _TABLES[kind]))
+        .load(table_path(settings.lake.root, LOG_TABLES[kind]))
     )
     if kind != TEXT_LINES:
         return log
@@ -113,7 +115,7 @@ def read_events(
     """
     root = settings.lake.root
     if origin == "typed" and kind != TEXT_LINES:
-        return read_version(spark, table_path(root, _TABLES[kind]), version)
+        return read_version(spark, table_path(root, LOG_TABLES[kind]), version)
     records = read_version(spark, table_path(root, RAW_EVENTS), version)
     if repairs is not None:
         records = _patched(records, read_version(spark, table_path(root, REPAIRS), repairs))
@@ -142,6 +144,6 @@ def read_version(spark: SparkSession, path: str, version: int) -> DataFrame:
     return spark.read.format("delta").option("versionAsOf", version).load(path)
 
 
-def table_version(spark: SparkSession, path: str) -> int | None:
+def table_version(spark: SparkSession | None, path: str) -> int | None:
     """The newest version of the table; None where there is no table."""
     return newest_version(spark, path)

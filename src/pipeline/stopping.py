@@ -22,6 +22,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import files
 from pipeline.errors import AlreadyRunning
+from pipeline.jvm import java_class
 from pipeline.tables import checkpoint_path, local_path
 
 __all__ = [
@@ -84,9 +85,9 @@ class Draining:
         return self.query._jsq.streamingQuery()
 
     def _terminated(self) -> Any:
-        jvm: Any = SparkSession.builder.getOrCreate()._jvm
-        states = jvm.org.apache.spark.sql.execution.streaming.runtime
-        return getattr(getattr(states, "TERMINATED$"), "MODULE$")
+        states = "org.apache.spark.sql.execution.streaming.runtime"
+        terminated = java_class(SparkSession.builder.getOrCreate(), f"{states}.TERMINATED$")
+        return getattr(terminated, "MODULE$")
 
 
 def end_if_asked(query: str) -> None:
@@ -122,7 +123,7 @@ def stop_requests() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def is_asked_to_stop(spark: SparkSession, root: str, query: str) -> bool:
+def is_asked_to_stop(spark: SparkSession | None, root: str, query: str) -> bool:
     """Whether another process asks the query, or spark-submit.sh this process, to stop."""
     stop_file = os.environ.get(STOP_FILE)
     if stop_file and Path(stop_file).exists():

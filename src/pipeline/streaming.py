@@ -14,6 +14,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pipeline import guards
 from pipeline.errors import DiskFull, PipelineError, UnreadableRecord
 from pipeline.kafka_topics import Topics
+from pipeline.observe import Observer
 from pipeline.sinks import Transaction
 from pipeline.stopping import Draining, end_if_asked, hold, is_asked_to_stop, let_go, poll_seconds
 from pipeline.tables import checkpoint_path
@@ -126,12 +127,15 @@ def await_all(
     spark = SparkSession.builder.getOrCreate()
     left = [Draining(query) for query in queries]
     failed: StreamingQuery | None = None
+    observer = Observer(spark, root)
     while left:
         time.sleep(poll_seconds(root))
+        observer.watch([running.query for running in left])
         watch([running.query for running in left])
         for running in [*left]:
             if running.has_ended:
                 left.remove(running)
+                observer.note(running.query)
                 if running.query.exception() is not None:
                     failed = failed or running.query
                 elif at_end is not None:

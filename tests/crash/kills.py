@@ -23,7 +23,7 @@ KILLS = 3
 WATCHED = ("offsets", "commits", "_delta_log")
 LONGEST_DELAY_SECONDS = 12.0
 TIMEOUT_SECONDS = 600.0
-_POLL_SECONDS = 0.002
+_POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -93,7 +93,7 @@ def play_with_kills(told: Play, seed: int, folder: Path) -> None:
             told.crashes.append(f"kill -9 {moment}")
         number += 1
         assert number < 10, "the worker is always done before it can be killed"
-    send(told.here, logs.ending(0))
+    send(told.here, logs.ending(1))
     _Worker(told.here, actors, 1000, folder / "worker-last.log").succeed()
     check(told)
 
@@ -114,7 +114,7 @@ def _kill_after(worker: _Worker, root: Path, seconds: float) -> str | None:
     """Kill so many seconds after the first new file under a watched folder."""
     known = _files(root)
     while not _files(root) - known and not worker.has_ended():
-        time.sleep(_POLL_SECONDS * 10)
+        time.sleep(_POLL_SECONDS)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not worker.has_ended():
         time.sleep(_POLL_SECONDS)

@@ -10,7 +10,6 @@ from datetime import datetime
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from pipeline.devservices import kafka
 from pipeline.devservices.generate import PARTITIONS, Record, generate, records
 from pipeline.devservices.malformed import MALFORMED_ORDERS, MALFORMED_PRODUCTS
 
@@ -131,18 +130,16 @@ def test_orders_hold_what_makes_life_hard() -> None:
 
 
 @pytest.mark.kafka
-def test_what_is_planned_is_what_kafka_holds(broker: kafka.Broker) -> None:
+def test_what_is_planned_is_what_kafka_holds(bootstrap: str) -> None:
     told: list[int] = []
     names = Names("gen-orders", "gen-products", "gen-text")
-    summary = generate(
-        broker.bootstrap_servers, names, events=3_000, seed=5, malformed=0.05, progress=told.append
-    )
+    summary = generate(bootstrap, names, events=3_000, seed=5, malformed=0.05, progress=told.append)
     assert sum(summary.records.values()) == told[-1] == 3_200
     by_partition: dict[tuple[str, int], list[Held]] = {}
     for row in records(events=3_000, seed=5, malformed=0.05):
         topic = getattr(names, row.topic)
         by_partition.setdefault((topic, row.partition), []).append((row.timestamp_ms, row.key, row.value))
-    assert _held(broker.bootstrap_servers, set(by_partition), count=3_200) == by_partition
+    assert _held(bootstrap, set(by_partition), count=3_200) == by_partition
 
 
 def _held(

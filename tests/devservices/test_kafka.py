@@ -18,13 +18,14 @@ from pipeline.errors import KafkaUnreachable, SetupError
 pytestmark = pytest.mark.kafka
 
 
-def test_starting_a_second_time_returns_the_running_broker(home: Path, broker: kafka.Broker) -> None:
-    assert kafka.start(home, 0) == broker
-    assert kafka.running(home) == broker
+def test_starting_a_second_time_returns_the_running_broker(kafka_broker: kafka.Broker) -> None:
+    assert kafka.start(kafka_broker.home, 0) == kafka_broker
+    assert kafka.running(kafka_broker.home) == kafka_broker
 
 
-def test_it_listens_on_loopback_only(home: Path, broker: kafka.Broker) -> None:
-    properties = dict(line.split("=", 1) for line in (home / "server.properties").read_text().splitlines())
+def test_it_listens_on_loopback_only(kafka_broker: kafka.Broker) -> None:
+    written = (kafka_broker.home / "server.properties").read_text()
+    properties = dict(line.split("=", 1) for line in written.splitlines())
     listeners = [urlsplit(listener) for listener in properties["listeners"].split(",")]
     assert {listener.hostname for listener in listeners} == {"127.0.0.1"}
     for listener in listeners:
@@ -33,29 +34,29 @@ def test_it_listens_on_loopback_only(home: Path, broker: kafka.Broker) -> None:
             assert other_address.connect_ex(("127.0.0.2", listener.port or 0)) != 0
 
 
-def test_records_of_any_age_and_of_the_future_and_large_ones_get_in_and_stay(broker: kafka.Broker) -> None:
-    kafka.create_topics(broker.bootstrap_servers, {"old-and-new": 2})
-    kafka.create_topics(broker.bootstrap_servers, {"old-and-new": 5})  # there already: stays as it is
-    topics = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=10).topics
+def test_records_of_any_age_and_of_the_future_and_large_ones_get_in_and_stay(bootstrap: str) -> None:
+    kafka.create_topics(bootstrap, {"old-and-new": 2})
+    kafka.create_topics(bootstrap, {"old-and-new": 5})  # there already: stays as it is
+    topics = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics
     assert len(topics["old-and-new"].partitions) == 2
 
     sent = [(b"old", 1_000), (b"future", 4_000_000_000_000), (b"x" * 2_000_000, 1_767_225_600_000)]
-    producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "message.max.bytes": 4_000_000})
+    producer = Producer({"bootstrap.servers": bootstrap, "message.max.bytes": 4_000_000})
     for value, timestamp_ms in sent:
         producer.produce("old-and-new", value, partition=1, timestamp=timestamp_ms)
     assert producer.flush(20) == 0
 
-    consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "test"})
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test"})
     consumer.assign([TopicPartition("old-and-new", 1, 0)])
     taken = consumer.consume(len(sent), timeout=20)
     consumer.close()
     assert [(message.value(), message.timestamp()[1]) for message in taken] == sent
 
 
-def test_deleted_topics_are_gone_and_unknown_ones_do_not_matter(broker: kafka.Broker) -> None:
-    kafka.create_topics(broker.bootstrap_servers, {"doomed": 1})
-    kafka.delete_topics(broker.bootstrap_servers, ["doomed", "never-there"])
-    topics = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).list_topics(timeout=10).topics
+def test_deleted_topics_are_gone_and_unknown_ones_do_not_matter(bootstrap: str) -> None:
+    kafka.create_topics(bootstrap, {"doomed": 1})
+    kafka.delete_topics(bootstrap, ["doomed", "never-there"])
+    topics = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics
     assert "doomed" not in topics
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import stat
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,14 @@ from pipeline.errors import SetupError
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("postgres")
+@pytest.fixture
+def server(postgres_server: postgres.Server) -> postgres.Server:
+    return postgres_server
 
 
-@pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[postgres.Server]:
-    with postgres.server(home) as started:
-        yield started
+@pytest.fixture
+def home(server: postgres.Server) -> Path:
+    return server.home
 
 
 def rows(url: str, query: str) -> list[tuple[Any, ...]]:

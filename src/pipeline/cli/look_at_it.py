@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli import status
 from pipeline.cli.arguments import count, known_views, sorting
 from pipeline.cli.command import Arguments, Command
 
@@ -44,6 +46,20 @@ def _query(settings: Settings, arguments: Arguments) -> None:
         console.table(columns, cells, right=numbers)
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write one HTML page about the lake, with pictures and tables in it; it needs no network and starts no Spark."
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="the page (default: report.html in the lake)"
+    )
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="put the pictures there too, as PNG")
+
+
+def _report(settings: Settings, arguments: Arguments) -> None:
+    from pipeline import console, report
+
+    console.write_lines([str(report.write(settings, output=arguments.output, pictures=arguments.pictures))])
+
+
 def _config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
@@ -65,6 +81,8 @@ def _config_show(settings: Settings, arguments: Arguments) -> None:
 
 
 COMMANDS = [
+    status.COMMAND,
     Command("query", "the rows of a view: served, or of one layer", _query, _query_options),
+    Command("report", "one HTML page about the lake: its numbers and pictures", _report, _report_options),
     Command("config show", "every setting in force, and where it came from", _config_show, _config_options),
 ]

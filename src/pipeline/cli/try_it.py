@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-SHOP_ORDERS = 5_000
-
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--events", type=count, default=60_000, metavar="N", help="how many (default: 60000)")
@@ -44,7 +42,7 @@ def _up(settings: Settings, _: Arguments) -> None:
         kafka.create_topics(broker.bootstrap_servers, _topic_partitions(settings))
     with console.step("Starting Postgres"):
         server = postgres.start(home / "postgres", settings.devservices.postgres_port)
-        shop.seed(server.url(postgres.SHOP), orders=SHOP_ORDERS, seed=7)
+        shop.seed(server.url(postgres.SHOP), orders=shop.ORDERS, seed=7)
     console.write_lines(
         [
             f"kafka.bootstrap_servers={broker.bootstrap_servers}",
@@ -134,7 +132,7 @@ def _generate(settings: Settings, arguments: Arguments) -> None:
 COMMANDS = [
     Command(
         "demo",
-        "embedded Kafka, seeded events, every layer, the agreement of the two",
+        "embedded Kafka and Postgres, seeded events, every layer, the agreement of the two",
         _demo,
         _demo_options,
     ),

@@ -10,7 +10,10 @@ from decimal import Decimal
 import psycopg
 from psycopg import sql
 
-__all__ = ["seed"]
+__all__ = ["ORDERS", "seed"]
+
+ORDERS = 5_000
+"""Of a shop to try things with."""
 
 FIRST_DAY = datetime(2023, 12, 1, tzinfo=timezone.utc)
 DAYS = 750

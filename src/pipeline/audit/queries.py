@@ -1,0 +1,148 @@
+"""Every event that a speed query had to read: counted, or late; and tables that hold just what was counted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import reduce
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipeline import late, ledger
+from pipeline.audit.accounts import Fault, QueryAccount, fault_at
+from pipeline.audit.runs import runs_of
+from pipeline.audit.spans import MOST_ROWS, Span
+from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline.evidence import Evidence, identified_events, speed_table
+from pipeline.published import seed_of
+from pipeline.settings import Settings
+from pipeline.sources import kind_of_topic, read_version
+from pipeline.views import VIEWS
+
+__all__ = ["account_queries"]
+
+
+def account_queries(
+    spark: SparkSession, settings: Settings, found: Evidence, read: Sequence[Span]
+) -> tuple[list[QueryAccount], list[Fault]]:
+    if not found.scopes:
+        return [], []
+    told = identified_events(spark, settings, found, (ORDERS, PRODUCTS, TEXT_LINES))
+    identity = ("query", "topic", "key", "event_time")
+    entries = late.readings(spark, found.entries, [*found.scopes.values()])
+    about = ("query", "wanted_type", "counts_from", "kind", "watermark")
+    kinds = F.create_map(*[F.lit(word) for pair in kind_of_topic(settings).items() for word in pair])
+    is_of_kind = kinds[F.col("topic")] == F.col("kind")
+    in_time = ledger.with_batch(told, entries, columns=about).where(
+        late.is_wanted() & is_of_kind & (late.is_in_time() | F.col("event_time").isNull())
+    )
+    should = told.join(F.broadcast(_wanted(spark, found, read)), on=["topic", "partition"]).where(
+        (F.col("offset") >= F.col("first")) & (F.col("offset") < F.col("end")) & late.is_wanted()
+    )
+    missed = late.recorded(spark, settings.lake.root).where(F.col("query").isin(*found.scopes))
+    place = F.struct("partition", "offset").alias("place")
+    parts = [
+        rows.select(
+            *identity, place, *[F.lit(name == mark).alias(name) for name in ("should", "counted", "late")]
+        )
+        for mark, rows in (("should", should), ("counted", in_time), ("late", missed))
+    ]
+    verdicts = (
+        reduce(DataFrame.unionByName, parts)
+        .groupBy(*identity)
+        .agg(
+            *[F.bool_or(name).alias(name) for name in ("should", "counted", "late")],
+            F.min("place").alias("place"),
+        )
+    )
+    is_missed = F.col("should") & ~F.col("counted") & ~F.col("late")
+    is_wrong = F.col("late") & (F.col("counted") | ~F.col("should"))
+    counts = (
+        verdicts.groupBy("query", "topic")
+        .agg(
+            F.count_if("should").alias("to_read"),
+            F.count_if(F.col("should") & F.col("counted")).alias("counted"),
+            F.count_if("late").alias("late"),
+            F.count_if(is_missed | is_wrong).alias("wrong"),
+        )
+        .orderBy("query", "topic")
+        .collect()
+    )
+    accounts = [
+        QueryAccount(
+            row["query"],
+            row["topic"],
+            found.scopes[row["query"]].judged,
+            row["to_read"],
+            row["counted"],
+            row["late"],
+        )
+        for row in counts
+    ]
+    faults = []
+    if any(row["wrong"] for row in counts):
+        verdict = F.when(is_missed, "not_counted").when(is_wrong, "wrongly_late")
+        faults = _event_faults(verdicts.withColumn("fault", verdict))
+    return accounts, [*faults, *_table_faults(spark, settings, found, accounts)]
+
+
+def _wanted(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> DataFrame:
+    """The spans of the speed queries, each with its view as `query` and with what the source counts."""
+    scopes = {scope.view.query: scope for scope in found.scopes.values()}
+    rows = [
+        (
+            scopes[reading.query].view.name,
+            *reading.place,
+            *reading.span,
+            scopes[reading.query].view.reads[reading.source].event_type,
+            scopes[reading.query].counts_from,
+        )
+        for reading in read
+        if reading.query in scopes
+    ]
+    return spark.createDataFrame(
+        rows,
+        "query string, topic string, partition int, first bigint, end bigint, wanted_type string, counts_from timestamp",
+    )
+
+
+def _event_faults(verdicts: DataFrame) -> list[Fault]:
+    rows = (
+        verdicts.where(F.col("fault").isNotNull())
+        .select("fault", "query", "topic", "place.*")
+        .orderBy("query", "topic", "partition", "offset")
+        .limit(MOST_ROWS)
+        .collect()
+    )
+    offsets: dict[tuple[str, str, str, int], list[int]] = defaultdict(list)
+    for row in rows:
+        offsets[row["fault"], row["query"], row["topic"], row["partition"]].append(row["offset"])
+    return [
+        fault_at(fault, query, (topic, partition), runs_of(numbers))
+        for (fault, query, topic, partition), numbers in offsets.items()
+    ]
+
+
+def _table_faults(
+    spark: SparkSession, settings: Settings, found: Evidence, accounts: Sequence[QueryAccount]
+) -> list[Fault]:
+    """Of the views whose rows say how many orders they hold: whether the table adds up to what the query counted."""
+    faults = []
+    for account in accounts:
+        view = VIEWS[account.query]
+        table = speed_table(spark, settings, view, found)
+        if "order_count" not in view.columns or table is None:
+            continue
+        seed = seed_of(spark, settings, view)
+        held = _order_count(spark, *table) - (_order_count(spark, seed.path, seed.version) if seed else 0)
+        if held != account.counted:
+            detail = f"the table adds up to {held} orders, the query counted {account.counted}"
+            difference = abs(held - account.counted)
+            faults.append(Fault("table_differs", view.name, account.topic, None, difference, detail=detail))
+    return faults
+
+
+def _order_count(spark: SparkSession, path: str, version: int) -> int:
+    (row,) = read_version(spark, path, version).agg(F.sum("order_count").alias("orders")).collect()
+    return int(row["orders"] or 0)

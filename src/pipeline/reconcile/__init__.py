@@ -1,0 +1,8 @@
+"""Batch against speed, row by row, over what both have closed; each difference has one cause, or is `unexplained`."""
+
+from __future__ import annotations
+
+from pipeline.reconcile.agreement import Agreement, run
+from pipeline.reconcile.causes import CAUSES
+
+__all__ = ["CAUSES", "Agreement", "run"]

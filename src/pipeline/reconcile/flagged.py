@@ -1,0 +1,146 @@
+"""What became of each event that a query may have read: was it in the batch's log, repaired, read, in time, met first?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from pipeline import late, ledger
+from pipeline.contracts import (
+    CONTRACT_VERSION,
+    ORDER_CANCELLED,
+    ORDER_IDENTITY,
+    ORDERS,
+    PRODUCT_IDENTITY,
+    RECORD_IDENTITY,
+)
+from pipeline.evidence import Evidence
+from pipeline.published import Published, Snapshot, events_of, seed_of
+from pipeline.settings import Settings
+from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS
+from pipeline.views import Reading, View, best_of_each_key
+
+__all__ = ["concerned", "events_read", "flagged_events", "is_met", "view_over"]
+
+
+def events_read(spark: SparkSession, settings: Settings, reading: Reading, found: Evidence) -> DataFrame:
+    """What a source of a query may have read: the events of its kind and type in the log as it is now."""
+    events = events_of(spark, settings, reading.kind, log=found.log)
+    return events if reading.event_type is None else events.where(F.col("event_type") == reading.event_type)
+
+
+def concerned(events: DataFrame, keys: DataFrame, *, view: View, reading: Reading) -> DataFrame:
+    """The events that can have a part in rows of these keys, every copy of each; versions of products all may."""
+    if reading.kind != ORDERS:
+        return events
+    shared = [name for name in view.keys if name in events.columns]
+    named = events.join(F.broadcast(keys.select(*shared).distinct()), on=shared, how="left_semi")
+    identities = named.select(*ORDER_IDENTITY).distinct()
+    return events.join(identities, on=[*ORDER_IDENTITY], how="left_semi")
+
+
+def flagged_events(
+    events: DataFrame,
+    spark: SparkSession,
+    settings: Settings,
+    view: View,
+    source: int,
+    *,
+    newest: Published,
+    found: Evidence,
+) -> DataFrame:
+    """The events, each with what became of it: was it in the log of the batch run, repaired, read by the query, in time?
+
+    is_counted and is_late are of its identity (a copy in time, or copies read and none in time), is_first marks the
+    copy that the query met first, is_conflicting an identity with differing contents, is_rival each copy in time in
+    the batch that the query met it in.
+    """
+    scope, reading = found.scopes[view.name], view.reads[source]
+    contents = [name for name in events.columns if name not in (*RECORD_IDENTITY, "contract_version")]
+    ranges = ledger.within(found.entries, {view.query: scope.judged}).where(F.col("source") == source)
+    rows = ledger.with_batch(events, ranges, columns=("batch_id", "watermark"), how="left")
+    log = events_of(spark, settings, reading.kind, log=newest.log)
+    rows = _with_presence(rows, log, "in_batch", is_all=_is_same_log(newest.log, found.log, reading))
+    rows = _with_presence(rows, found.repaired, "is_repaired", is_all=False)
+    rows = _with_seed(rows, spark, settings, view, reading, found)
+    rows = rows.withColumn("is_read", F.col("batch_id").isNotNull() & ~F.col("is_repaired"))
+    rows = rows.withColumn("is_in_time", F.col("is_read") & late.is_in_time())
+    identity = ORDER_IDENTITY if reading.kind == ORDERS else PRODUCT_IDENTITY
+    copies = Window.partitionBy(*identity)
+    content = F.xxhash64(*contents)
+    as_met = copies.orderBy(F.desc("is_in_time"), "batch_id", "partition", "offset")
+    rows = rows.withColumns(
+        {
+            "is_counted": F.max("is_in_time").over(copies),
+            "is_late": F.max("is_read").over(copies) & ~F.max("is_in_time").over(copies),
+            "is_first": F.row_number().over(as_met) == 1,
+            "is_conflicting": F.min(content).over(copies) != F.max(content).over(copies),
+            "is_rival": F.col("is_in_time")
+            & (F.col("batch_id") == F.min(F.when(F.col("is_in_time"), F.col("batch_id"))).over(copies)),
+            "is_changed": F.col("contract_version") != CONTRACT_VERSION,
+        }
+    )
+    if view.is_seeded and newest.horizon is not None:
+        is_before = F.col("event_time") < F.lit(newest.horizon)
+        rows = rows.withColumn("in_batch", F.when(is_before, F.col("in_batch")).otherwise(is_met(reading)))
+    return rows
+
+
+def _with_presence(rows: DataFrame, others: DataFrame, name: str, *, is_all: bool) -> DataFrame:
+    """The rows, each with whether its address is among the others'."""
+    if is_all:
+        return rows.withColumn(name, F.lit(True))
+    addresses = others.select(*RECORD_IDENTITY).distinct().withColumn(name, F.lit(True))
+    joined = rows.join(addresses, on=[*RECORD_IDENTITY], how="left")
+    return joined.withColumn(name, F.coalesce(name, F.lit(False)))
+
+
+def _is_same_log(one: Snapshot, other: Snapshot, reading: Reading) -> bool:
+    table = ORDER_EVENTS if reading.kind == ORDERS else PRODUCT_EVENTS
+    return one.versions[table] == other.versions[table]
+
+
+def _with_seed(
+    rows: DataFrame,
+    spark: SparkSession,
+    settings: Settings,
+    view: View,
+    reading: Reading,
+    found: Evidence,
+) -> DataFrame:
+    """What a seeded query began with counts as read, in time, by a batch before its first; the rest of that time as unread."""
+    seed = seed_of(spark, settings, view)
+    if seed is None or seed.horizon is None:
+        return rows
+    log = events_of(spark, settings, reading.kind, log=seed.log)
+    rows = _with_presence(rows, log, "in_seed", is_all=_is_same_log(seed.log, found.log, reading))
+    is_before = F.col("event_time") < F.lit(seed.horizon)
+    seeded = F.when(F.col("in_seed"), F.lit(-1).cast("long"))
+    return rows.withColumns(
+        {
+            "batch_id": F.when(is_before, seeded).otherwise(F.col("batch_id")),
+            "watermark": F.when(~is_before, F.col("watermark")),
+            "is_repaired": F.col("is_repaired") & ~(is_before & F.col("in_seed")),
+        }
+    ).drop("in_seed")
+
+
+def is_met(reading: Reading) -> Column:
+    """Whether the query has taken just this copy: creations are counted once, the first that came; others add nothing twice."""
+    is_counted_once = reading.kind == ORDERS and reading.event_type != ORDER_CANCELLED
+    return F.col("is_in_time") & F.col("is_first") if is_counted_once else F.col("is_in_time")
+
+
+def view_over(view: View, sources: Sequence[DataFrame]) -> DataFrame:
+    """The view over these events, one DataFrame for each source of its query."""
+    inputs = [
+        reduce(
+            DataFrame.unionByName,
+            [rows for rows, reading in zip(sources, view.reads, strict=True) if reading.kind == kind],
+        )
+        for kind in view.inputs
+    ]
+    return best_of_each_key(view.define(*inputs), view=view).select(*view.schema.names)

@@ -1,0 +1,391 @@
+"""`pipeline status`: how the streaming queries, the log, the views and their tables stand, as of one moment.
+
+Read from the lake, and from Kafka where it answers, without Spark where the lake is on this machine. What would take more than a
+look is left to `pipeline audit`: duplicates and fates are counted up to some millions of rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from pipeline import files
+from pipeline.checkpoints import generation
+from pipeline.contracts import (
+    DISCARDED,
+    KINDS,
+    LATENESS_MINUTES,
+    ORDERS,
+    RECORD_IDENTITY,
+    REPAIRED,
+    TEXT_LINES,
+)
+from pipeline.delta_log import commit
+from pipeline.errors import LakeUnreachable
+from pipeline.ledger import INGEST
+from pipeline.published import published
+from pipeline.reading import LocalTables, Size, SparkTables, Tables
+from pipeline.settings import Settings
+from pipeline.sources import LOG_TABLES, kind_of_topic
+from pipeline.standing import QUERIES, Kafka, Query, Standing, Waiting, ask_kafka, standing
+from pipeline.stopping import running_queries
+from pipeline.tables import (
+    BATCH_LEDGER,
+    LATE_EVENTS,
+    REPAIRS,
+    SCHEMAS,
+    checkpoint_path,
+    local_path,
+    table_path,
+    view_path,
+)
+from pipeline.views import VIEWS, Reading, View
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["BatchView", "Report", "Table", "Topic", "look"]
+
+_LATENESS = timedelta(minutes=LATENESS_MINUTES)
+_LOOK_BACK = timedelta(hours=24)
+_MOST_ROWS = 5_000_000
+_MOST_FILES = 2_000
+"""What is counted row by row; a second's work."""
+
+_Events = Mapping[tuple[str, str | None], datetime]
+"""The newest event time by kind, and of orders by event_type."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic in Kafka and in the log; None where Kafka is silent, or what would have to be counted is too much for a look.
+
+    `kafka_records` are those it holds (gaps included), `retention_ms` as Kafka has it (-1: for ever), `accepted`, `dead` and `tombstones` what ingest
+    made of them; of the dead, `dead_open` are neither repaired nor discarded. `duplicates` are accepted again.
+    """
+
+    topic: str
+    kind: str
+    kafka_records: int | None = None
+    newest_record_at: datetime | None = None
+    retention_ms: int | None = None
+    accepted: int | None = None
+    dead: int | None = None
+    dead_open: int | None = None
+    tombstones: int | None = None
+    duplicates: int | None = None
+
+
+@dataclass(frozen=True)
+class BatchView:
+    """A view's tables: the batch form as published (None: not yet), how old it is, its rows and those of the speed form."""
+
+    view: str
+    horizon: datetime | None
+    published_at: datetime | None
+    age_seconds: float | None
+    rows: int | None
+    speed_rows: int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where a table lies now, and what it holds at its newest version."""
+
+    table: str
+    path: str
+    version: int
+    rows: int | None
+    bytes: int
+    files: int
+    changed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """`kafka_silence` says why Kafka tells nothing; `notes` what was not counted."""
+
+    at: datetime
+    lake: str
+    kafka: str
+    kafka_silence: str | None
+    queries: Sequence[Standing]
+    topics: Sequence[Topic]
+    views: Sequence[BatchView]
+    tables: Sequence[Table]
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def look(settings: Settings) -> Report:
+    """How everything stands now. Raises LakeUnreachable where there is no lake."""
+    now = datetime.now(timezone.utc)
+    spark = _session_if_needed(settings)
+    _require_lake(spark, settings.lake.root)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask_kafka, spark, settings)
+        tables: Tables = LocalTables() if spark is None else SparkTables(spark)
+        sizes = _sizes(tables, settings.lake.root)
+        log = _Log(tables, settings, sizes)
+        late, newest = log.late_events(), log.newest_events()
+        kafka = asking.result()
+    running = running_queries(settings.lake.root, spark=spark)
+    queries = []
+    for query in QUERIES:
+        is_running = query.name in running
+        known = standing(spark, settings, query, is_running=is_running, kafka=kafka, now=now)
+        queries.append(_with_events(known, query, settings, kafka, late, newest, now))
+    return Report(
+        at=now,
+        lake=settings.lake.root,
+        kafka=settings.kafka.bootstrap_servers,
+        kafka_silence=kafka.silence,
+        queries=queries,
+        topics=log.topics(spark, kafka),
+        views=[_view(spark, settings, view, sizes, now) for view in VIEWS.values()],
+        tables=[_table(spark, name, path, size) for name, (path, size) in sizes.items()],
+        notes=log.notes,
+    )
+
+
+def _session_if_needed(settings: Settings) -> SparkSession | None:
+    if local_path(settings.lake.root) is not None:
+        return None
+    from pipeline.session import session
+
+    return session(settings)
+
+
+def _require_lake(spark: SparkSession | None, root: str) -> None:
+    known = {"_checkpoints", "views", *SCHEMAS}
+    try:
+        reason = None if known & {*files.names(spark, root)} else "there are no tables and no checkpoints"
+    except Exception as error:  # noqa: BLE001  # whatever a file system says: the lake cannot be read
+        reason = str(error).splitlines()[0]
+    if reason is not None:
+        raise LakeUnreachable(
+            f"There is no lake at {root}: {reason}.\n"
+            "Begin one with `pipeline ingest`, or name the one you mean: --set lake.root=… (or lake.root in conf/<env>.yml). "
+            "Is it on a disk that is not mounted?",
+            root=root,
+        )
+
+
+def _sizes(tables: Tables, root: str) -> dict[str, tuple[str, Size]]:
+    """Path and size by name of all tables that there are; a view's by `<view>.speed` and `<view>.batch`."""
+    paths = {name: table_path(root, name) for name in SCHEMAS}
+    for view in VIEWS.values():
+        paths[f"{view.name}.speed"] = view_path(root, view.name, "speed", view.version)
+        paths[f"{view.name}.batch"] = view_path(root, view.name, "batch", view.version)
+    found = {name: (path, tables.size(path)) for name, path in paths.items()}
+    return {name: (path, size) for name, (path, size) in found.items() if size is not None}
+
+
+class _Log:
+    """What the log's tables say, of those that there are."""
+
+    def __init__(self, tables: Tables, settings: Settings, sizes: Mapping[str, tuple[str, Size]]) -> None:
+        self._tables, self._settings, self._sizes = tables, settings, sizes
+        self.notes: list[str] = []
+
+    def late_events(self) -> dict[str, tuple[int, int]] | None:
+        """By view, how many events were late and how many of them no batch run has counted; None: none has been entered yet."""
+        if LATE_EVENTS not in self._sizes:
+            return None
+        counted = "SELECT query, count(*), count(*) FILTER (WHERE healed_at IS NULL)"
+        rows = self._tables.rows(f"{counted} FROM {self._relation(LATE_EVENTS)} GROUP BY query")
+        return {view: (events, open_events) for view, events, open_events in rows}
+
+    def newest_events(self) -> dict[tuple[str, str | None], datetime]:
+        """Of orders by event_type those of the last 24 hours of event time."""
+        found: dict[tuple[str, str | None], datetime] = {}
+        for kind in KINDS:
+            name = LOG_TABLES[kind]
+            if kind == TEXT_LINES or name not in self._sizes:
+                continue
+            newest = self._tables.newest(self._sizes[name][0], "event_time")
+            if newest is None:
+                continue
+            by = "event_type" if kind == ORDERS else "NULL"
+            since = f"TIMESTAMP '{newest - _LOOK_BACK:%Y-%m-%d %H:%M:%S}'"
+            rows = self._tables.rows(
+                f"SELECT {by}, max(event_time) FROM {self._relation(name)} WHERE event_time >= {since} GROUP BY 1"
+            )
+            found |= {(kind, event_type): newest for event_type, newest in rows}
+        return found
+
+    def topics(self, spark: SparkSession | None, kafka: Kafka) -> list[Topic]:
+        fates, decided = self._fates(spark), self._decided()
+        found = []
+        for topic, kind in kind_of_topic(self._settings).items():
+            held = [one for place, one in kafka.held.items() if place[0] == topic]
+            made = [one.newest_at for one in held if one.newest_at]
+            accepted, dead, tombstones = (
+                fates.get(topic, (0, 0, 0)) if fates is not None else (None, None, None)
+            )
+            found.append(
+                Topic(
+                    topic,
+                    kind,
+                    kafka_records=sum(one.end - one.first for one in held) if held else None,
+                    newest_record_at=max(made, default=None),
+                    retention_ms=kafka.retention_ms.get(topic),
+                    accepted=accepted,
+                    dead=dead,
+                    dead_open=None if dead is None else dead - decided[topic],
+                    tombstones=tombstones,
+                    duplicates=self._duplicates(kind, topic),
+                )
+            )
+        return found
+
+    def _fates(self, spark: SparkSession | None) -> dict[str, tuple[int, int, int]] | None:
+        """Accepted, dead and tombstones by topic, of the present generation of ingest."""
+        if not self._is_countable(BATCH_LEDGER, "what became of the records"):
+            return None
+        present = generation(spark, checkpoint_path(self._settings.lake.root, INGEST))
+        rows = self._tables.rows(
+            "SELECT topic, CAST(sum(accepted) AS BIGINT), CAST(sum(dead) AS BIGINT), CAST(sum(tombstones) AS BIGINT) "
+            f"FROM {self._relation(BATCH_LEDGER)} WHERE query = '{INGEST}' AND generation = '{present}' GROUP BY topic"
+        )
+        return {topic: (accepted, dead, tombstones) for topic, accepted, dead, tombstones in rows}
+
+    def _decided(self) -> Counter[str]:
+        """How many dead letters of each topic are repaired or discarded."""
+        if REPAIRS not in self._sizes:
+            return Counter()
+        rows = self._tables.rows(
+            f"SELECT topic, count(*) FROM {self._relation(REPAIRS)} "
+            f"WHERE status IN ('{REPAIRED}', '{DISCARDED}') GROUP BY topic"
+        )
+        return Counter(dict(rows))
+
+    def _duplicates(self, kind: str, topic: str) -> int | None:
+        """The events accepted as they came that have the identity of another one; every line of text is its own."""
+        if kind == TEXT_LINES:
+            return 0
+        name = LOG_TABLES[kind]
+        if not self._is_countable(name, f"duplicates of {topic}"):
+            return None
+        identity = "event_type, order_id, event_time" if kind == ORDERS else "product_id, event_time"
+        repaired = ""
+        if REPAIRS in self._sizes:
+            is_same = " AND ".join(f"repaired.{each} = events.{each}" for each in RECORD_IDENTITY)
+            repaired = (
+                f" AND NOT EXISTS (SELECT 1 FROM {self._relation(REPAIRS)} AS repaired "
+                f"WHERE repaired.status = '{REPAIRED}' AND {is_same})"
+            )
+        ((duplicates,),) = self._tables.rows(
+            f"SELECT CAST(coalesce(sum(copies - 1), 0) AS BIGINT) FROM (SELECT count(*) AS copies "
+            f"FROM {self._relation(name)} AS events WHERE topic = '{topic}'{repaired} GROUP BY {identity}) AS events"
+        )
+        return int(duplicates)
+
+    def _is_countable(self, name: str, what: str) -> bool:
+        if name not in self._sizes:
+            return False
+        size = self._sizes[name][1]
+        if size.files <= _MOST_FILES and size.rows is not None and size.rows <= _MOST_ROWS:
+            return True
+        self.notes.append(
+            f"{what}: not counted, {name} has {size.rows} rows in {size.files} files; `pipeline audit` counts them"
+        )
+        return False
+
+    def _relation(self, name: str) -> str:
+        return self._tables.relation(self._sizes[name][0])
+
+
+def _with_events(
+    known: Standing,
+    query: Query,
+    settings: Settings,
+    kafka: Kafka,
+    late: Mapping[str, tuple[int, int]] | None,
+    newest: _Events,
+    now: datetime,
+) -> Standing:
+    """With what the log says: late events, the newest event, and what the watermark waits for."""
+    if query.view is None:
+        return known
+    events, not_healed = (None, None) if late is None else late.get(query.view.name, (0, 0))
+    times = {one: _newest_of(one, newest) for one in query.view.reads if one.kind != TEXT_LINES}
+    # The query may be ahead of the log: its watermark tells that it has met a newer event.
+    met = [time for time in (*times.values(), known.watermark and known.watermark + _LATENESS) if time]
+    newest_event = max(met, default=None)
+    behind = None
+    if newest_event and known.watermark:
+        behind = (newest_event - known.watermark).total_seconds()
+    return replace(
+        known,
+        late_events=events,
+        late_not_healed=not_healed,
+        newest_event=newest_event,
+        watermark_behind_seconds=behind,
+        waits_for=_waits_for(known, times, settings, kafka, now),
+    )
+
+
+def _newest_of(reading: Reading, newest: _Events) -> datetime | None:
+    return newest.get((reading.kind, reading.event_type))
+
+
+def _waits_for(
+    known: Standing, times: Mapping[Reading, datetime | None], settings: Settings, kafka: Kafka, now: datetime
+) -> Waiting | None:
+    """Of a query that has read all there is: the input that holds its watermark back, where that is more than lateness explains.
+
+    That is the input whose events are the oldest, if another one's are newer by more than 10 minutes. Of a query that runs it
+    is also the one with the oldest events if all its topics have been silent for longer than that.
+    """
+    if not times or known.batch_id is None or known.lag_records != 0:
+        return None
+    topic_of = {kind: topic for topic, kind in kind_of_topic(settings).items()}
+    heard: dict[str, datetime] = {}
+    for (topic, _), held in kafka.held.items():
+        if held.newest_at:
+            heard[topic] = max(held.newest_at, heard.get(topic, held.newest_at))
+
+    def silence(reading: Reading) -> float | None:
+        last = heard.get(topic_of[reading.kind])
+        return (now - last).total_seconds() if last else None
+
+    oldest = min(times, key=lambda one: times[one] or datetime.min.replace(tzinfo=timezone.utc))
+    others = [time for one, time in times.items() if one is not oldest and time]
+    time = times[oldest]
+    is_held_back = bool(others) and (time is None or max(others) - time > _LATENESS)
+    shortest = min(silence(one) or 0.0 for one in times)
+    is_silent = known.is_running and shortest > _LATENESS.total_seconds()
+    if not is_held_back and not is_silent:
+        return None
+    is_part = is_held_back and any(one.kind == oldest.kind for one in times if one is not oldest)
+    event_type = oldest.event_type if is_part else None
+    return Waiting(topic_of[oldest.kind], event_type, silence(oldest), time)
+
+
+def _view(
+    spark: SparkSession | None,
+    settings: Settings,
+    view: View,
+    sizes: Mapping[str, tuple[str, Size]],
+    now: datetime,
+) -> BatchView:
+    form = published(spark, settings, view)
+    _, speed = sizes.get(f"{view.name}.speed", (None, None))
+    _, batch = sizes.get(f"{view.name}.batch", (None, None))
+    return BatchView(
+        view=view.name,
+        horizon=form.horizon if form else None,
+        published_at=form.made_at if form else None,
+        age_seconds=(now - form.made_at).total_seconds() if form else None,
+        rows=batch.rows if batch and form else None,
+        speed_rows=speed.rows if speed else None,
+    )
+
+
+def _table(spark: SparkSession | None, name: str, path: str, size: Size) -> Table:
+    made = commit(spark, path, size.version)
+    return Table(name, path, size.version, size.rows, size.bytes, size.files, made.made_at if made else None)
