@@ -55,6 +55,7 @@ setup(
         "pyspark==4.2.0",
         "pyyaml==6.0.3",
         "rich==15.0.0",
+        "shtab==1.13.0",  # completion of the command line
         "sqlglot==30.30.0",  # reads what --where says
     ],
     extras_require={

@@ -70,7 +70,10 @@ def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
-    look = "import sys; from pipeline.cli import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    look = (
+        "import sys; from pipeline.cli import main; main(['--help']); main(['qery']); "
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", look],
         capture_output=True,
@@ -84,17 +87,26 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         assert f"'{heavy}'" not in done.stderr
 
 
-def test_help_and_wrong_arguments_load_nothing_heavy() -> None:
-    program = "import sys; from pipeline.cli import main; main(['--help']); main(['qery']); print(sorted(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("pipeline que", {"query"}),
+        ("pipeline query custo", {"customer_hourly_spend", "customer_totals"}),
+        ("pipeline speed word", {"word_counts"}),
+        ("pipeline dead-letters re", {"replay"}),
+        ("pipeline query word_counts --layer s", {"served", "speed"}),
+        ("pipeline ingest --on", {"--once"}),
+    ],
+)
+def test_bash_completes_what_is_begun(typed: str, offered: set[str]) -> None:
+    words = typed.split()
+    asked = (
+        f"COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; "
+        f"_shtab_pipeline pipeline {words[-1]} {words[-2]}; echo ${{COMPREPLY[@]}}"
     )
-    loaded = done.stdout.splitlines()[-1]
-    assert not any(f"'{name}'" in loaded for name in ("pyspark", "rich", "yaml", "confluent_kafka"))
+    script = run("--completion", "bash").stdout
+    done = subprocess.run(["bash"], input=f"{script}\n{asked}\n", capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offered
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ __all__ = ["main"]
 
 INTERRUPTED = 130
 FAULT_OF_OURS = 70
+_SHELLS = ("bash", "zsh")
 
 COMMANDS: Mapping[str, Sequence[Command]] = {
     "Try it": try_it.COMMANDS,
@@ -37,6 +38,31 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}\n{self.format_usage().strip()}\nMore: {self.prog} --help")
+
+
+class _Completion(argparse.Action):
+    """Prints what a shell is to load, and ends."""
+
+    def __init__(self, *, commands: Any, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._commands = commands
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, _: object, values: Any, __: object = None
+    ) -> NoReturn:
+        if values not in _SHELLS:
+            raise unknown("completion for", values, _SHELLS)
+        import shtab
+
+        from pipeline.views import NAMES
+
+        self._commands.help = "what to do"  # shtab passes over what the help leaves out
+        for command in self._commands.choices.values():
+            for action in command._actions:
+                if action.metavar == "VIEW":
+                    action.choices = sorted(NAMES)
+        print(shtab.complete(parser, values))
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,6 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(
         dest="command", prog="pipeline", metavar="COMMAND", required=True, help=argparse.SUPPRESS
+    )
+    parser.add_argument(
+        "--completion",
+        action=_Completion,
+        commands=commands,
+        metavar="SHELL",
+        help="print the completion of bash or zsh",
     )
     groups: dict[str, Any] = {}
     for command in _all_commands():
