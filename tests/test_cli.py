@@ -53,9 +53,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Calls]:
         monkeypatch.setattr(pipeline, module, fake, raising=False)
         return calls
 
-    names = types.ModuleType("pipeline.views")
-    names.NAMES = VIEWS  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.views", names)
+    catalog = types.ModuleType("pipeline.catalog")
+    catalog.views = lambda _: dict.fromkeys(VIEWS)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline.catalog", catalog)
+    monkeypatch.setattr(pipeline, "catalog", catalog, raising=False)
     return put
 
 

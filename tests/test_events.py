@@ -74,11 +74,11 @@ def test_plain_python_reaches_the_verdict_of_the_stream(spark: SparkSession) -> 
         for one in records
     ]  # fmt: skip
     schema = T.StructType([*RAW_EVENTS.fields, T.StructField("kind", T.StringType())])
-    classified = classify(spark.createDataFrame(rows, schema)).select("offset", "violations", "order")
+    classified = classify(spark.createDataFrame(rows, schema)).select("offset", "violations", "orders")
     by_offset = {row.offset: row for row in classified.collect()}
     for record in records:
         row, found = by_offset[record.offset], judged(record.value, timestamp_ms=record.timestamp_ms)
-        of_stream = None if row.order is None else judge.order_values(row.order)
+        of_stream = None if row.orders is None else judge.order_values(row.orders)
         assert (found.violations, values(found.event)) == (tuple(row.violations), of_stream), record
 
 

@@ -24,24 +24,24 @@ LAYERS: dict[str, set[str]] = {
         "standing", "status", "report.", "maintain", "quality", "expectations", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {
-        "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
+        "catalog", "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
         "alerts", "problems", "slack", "guards", "jvm", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
         "warehouse", "reading", "local_lake", "rendering",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
-    "contracts": {"contracts", "shop", "schedule"},
+    "contracts": {"contracts", "kinds", "shop", "schedule"},
     "errors": {"errors", "failpoints", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from
 # and where messages go is nothing but settings.
 SETTINGS = {"settings", "conf_files"}
 SEES_SETTINGS = (
-    {"session", "sources", "alerts", "slack"}
+    {"catalog", "session", "sources", "alerts", "slack"}
     | LAYERS["assembly"]
     | (LAYERS["command line"] - {"devservices."})
 )
 # The terminal, too, is for those who run something, not for what they run.
-SEES_CONSOLE = SEES_SETTINGS - {"session", "sources", "alerts", "slack"}
+SEES_CONSOLE = SEES_SETTINGS - {"catalog", "session", "sources", "alerts", "slack"}
 # For development only.
 SEES_DEVSERVICES = {"cli.", "demo"}
 # Loaded before every command: only the standard library, and ours that keep to it.

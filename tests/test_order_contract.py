@@ -13,8 +13,9 @@ from pyspark.sql import types as T
 
 from pipeline.contracts import ITEMS, MONEY, ORDER, RAW_EVENTS, WIDE_MONEY
 from pipeline.errors import CheckFailed, DataContractError, ValidationError
+from pipeline.kinds import KINDS as EVENT_KINDS
 from pipeline.order_contract import OrderContract, calculate_order_totals, validate_required_fields
-from pipeline.transforms.decode import accepted_orders, classify
+from pipeline.transforms.decode import accepted_events, classify
 from reference import KINDS
 from reference.fuzz import as_records, fuzz_records
 
@@ -120,7 +121,11 @@ def test_what_the_stream_accepts_the_contract_accepts(spark: SparkSession) -> No
         for one in records
     ]  # fmt: skip
     schema = T.StructType([*RAW_EVENTS.fields, T.StructField("kind", T.StringType())])
-    accepted = accepted_orders(classify(spark.createDataFrame(rows, schema))).select(*ORDER.names).cache()
+    accepted = (
+        accepted_events(classify(spark.createDataFrame(rows, schema)), EVENT_KINDS["orders"])
+        .select(*ORDER.names)
+        .cache()
+    )
     assert accepted.count() > 100
     assert found(accepted) == []
 

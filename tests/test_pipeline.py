@@ -15,7 +15,7 @@ from pipeline.devservices import generate
 from pipeline.served import Layer
 from pipeline.settings import Settings, Topics
 from pipeline.tables import DEAD_LETTERS, LATE_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
-from pipeline.views import NAMES, VIEWS
+from pipeline.views import VIEWS
 from reference import VIEWS as REFERENCE
 from reference import Record, accepted_log, classify, default_until, read_records
 from reference.views import AcceptedLog
@@ -100,7 +100,7 @@ def test_every_record_meets_the_fate_that_the_contract_says(spark: SparkSession,
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VIEWS)
 def test_batch_view_is_what_plain_python_computes(spark: SparkSession, played: Played, name: str) -> None:
     found = rows_of(serving.read(spark, played.settings, VIEWS[name], layer="batch"))
     expected = by_key(REFERENCE[name](played.log, played.until))
@@ -117,7 +117,7 @@ def test_batch_from_raw_bytes_gives_the_same_rows(spark: SparkSession, played: P
 
 def test_the_layers_agree_and_every_difference_is_a_late_event(spark: SparkSession, played: Played) -> None:
     agreements = {found.view: found for found in reconcile.run(played.settings)}
-    assert set(agreements) == set(NAMES)
+    assert set(agreements) == set(VIEWS)
     for found in agreements.values():
         assert found.unexplained == 0, found
         assert found.equal > 5, found
@@ -164,7 +164,7 @@ def test_served_totals_are_batch_plus_the_served_hours_after(spark: SparkSession
 
 
 @pytest.mark.parametrize("layer", ["served", "speed", "batch"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VIEWS)
 def test_a_query_without_spark_gives_the_rows_that_spark_gives(
     spark: SparkSession, played: Played, name: str, layer: Layer
 ) -> None:
@@ -191,8 +191,8 @@ def test_a_query_sorts_and_filters_as_spark_does(spark: SparkSession, played: Pl
 
 
 def test_served_views_are_tables_of_the_catalog(spark: SparkSession, played: Played) -> None:
-    assert serving.register(spark, played.settings) == [f"pipeline.{name}" for name in NAMES]
-    for name in NAMES:
+    assert serving.register(spark, played.settings) == [f"pipeline.{name}" for name in VIEWS]
+    for name in VIEWS:
         assert rows_of(spark.table(f"pipeline.{name}")) == rows_of(
             serving.read(spark, played.settings, VIEWS[name])
         )
@@ -211,12 +211,12 @@ def test_words_are_also_in_the_topic(played: Played) -> None:
 
 def test_a_second_drain_adds_nothing(spark: SparkSession, played: Played) -> None:
     before = {
-        name: rows_of(serving.read(spark, played.settings, VIEWS[name], layer="speed")) for name in NAMES
+        name: rows_of(serving.read(spark, played.settings, VIEWS[name], layer="speed")) for name in VIEWS
     }
     ingest.run(played.settings, once=True)
     speed.run(played.settings, once=True)
     assert spark.read.format("delta").load(table_path(played.settings.lake.root, RAW_EVENTS)).count() == len(
         played.records
     )
-    for name in NAMES:
+    for name in VIEWS:
         assert rows_of(serving.read(spark, played.settings, VIEWS[name], layer="speed")) == before[name]

@@ -15,7 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
-from pipeline import cli, expectations, quality
+from pipeline import catalog, cli, expectations, quality
 from pipeline.contracts import EVENT_TYPES, MAX_AMOUNT, MAX_ID_CHARACTERS, ORDER_EVENTS, STATUSES
 from pipeline.errors import ConfigurationError, SetupError
 from pipeline.settings import Settings, load
@@ -218,7 +218,7 @@ def test_the_command_ends_with_1_says_no_values_and_tells_what_failed(
 
 
 def test_the_shipped_expectations_load_and_share_the_contract() -> None:
-    shipped = {table.table: table for table in expectations.load()}
+    shipped = {table.table: table for table in expectations.load(catalog.catalog(load("test")))}
     assert {"order_events", "product_events", "fact_orders"} <= {*shipped}
     by_name = {one.name: one for one in shipped["order_events"].expectations}
     assert by_name["contract: status in_set"].arguments["values"] == STATUSES
@@ -258,7 +258,7 @@ def test_a_wrong_file_is_refused_with_place_and_nearest_name(
     assert right in EVERY_KIND
     file.write_text(EVERY_KIND.replace(right, wrong, 1))
     with pytest.raises(ConfigurationError) as caught:
-        expectations.load(file)
+        expectations.load(catalog.catalog(load("test")), file)
     assert (caught.value.key, caught.value.nearest) == (key, nearest)
     assert caught.value.source is not None
     assert caught.value.source.startswith(f"{file}:")

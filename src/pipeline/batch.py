@@ -9,7 +9,7 @@ from functools import partial
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import evidence, late
+from pipeline import catalog, evidence, late
 from pipeline.console import step
 from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
@@ -19,8 +19,8 @@ from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import create_table, replace
 from pipeline.sources import read_version
-from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, table_path, view_path
-from pipeline.views import VIEWS, View, best_of_each_key, settled
+from pipeline.tables import table_path, view_path
+from pipeline.views import View, best_of_each_key, settled
 
 __all__ = ["batch_rows", "run"]
 
@@ -40,28 +40,29 @@ def run(
     """
     spark = session(settings)
     log = snapshot(spark, settings)
+    known = catalog.views(settings)
     until = until or _newest_event_time(spark, settings, log) - _LATENESS
 
     def publish(name: str) -> None:
         with step(f"batch {name}"):
-            _publish(spark, settings, VIEWS[name], log=log, until=until, origin=source)
+            _publish(spark, settings, known[name], log=log, until=until, origin=source)
 
-    side_by_side(spark, [partial(publish, name) for name in views or VIEWS])
+    side_by_side(spark, [partial(publish, name) for name in views or known])
     found = evidence.collect(spark, settings)
     if found.scopes:
         with step("late events: which are counted now"):
             evidence.enter_late_events(spark, settings, found)
-            counted = evidence.counted(spark, settings, found, views=views or [*VIEWS])
+            counted = evidence.counted(spark, settings, found, views=views or [*known])
             late.heal(spark, settings.lake.root, counted=counted)
 
 
 def _newest_event_time(spark: SparkSession, settings: Settings, log: Snapshot) -> datetime:
-    """The newest event time of orders and products in the log. Raises RefusedToStart where it holds neither."""
+    """The newest event time in the log. Raises RefusedToStart where it holds no accepted event."""
     newest = [
         read_version(spark, table_path(settings.lake.root, name), log.versions[name])
         .agg(F.max("event_time").alias("newest"))
         .collect()[0]["newest"]
-        for name in (ORDER_EVENTS, PRODUCT_EVENTS)
+        for name in catalog.typed_tables(settings)
     ]
     known: list[datetime] = [time.replace(tzinfo=timezone.utc) for time in newest if time is not None]
     if not known:

@@ -17,7 +17,6 @@ CONTRACT_VERSION = 1
 ORDERS = "orders"
 PRODUCTS = "products"
 TEXT_LINES = "text-lines"
-KINDS = (ORDERS, PRODUCTS, TEXT_LINES)
 
 ORDER_CREATED = "order_created"
 ORDER_CANCELLED = "order_cancelled"
@@ -61,18 +60,8 @@ TOO_LARGE = "too_large"
 NOT_UTF8 = "not_utf8"
 NOT_JSON = "not_json"
 ORDER_VIOLATIONS = ("event_type", "order_id", "customer_id", "total", "status", "items", "timestamp")
-PRODUCT_VIOLATIONS = ("product_id", "name", "product_category", "price", "cost", "timestamp")
-VIOLATIONS = (
-    TOO_LARGE,
-    NOT_UTF8,
-    NOT_JSON,
-    *ORDER_VIOLATIONS,
-    *(name for name in PRODUCT_VIOLATIONS if name not in ORDER_VIOLATIONS),
-)
-"""Every name that can stand in `violations`; within one record they keep the order of its own list."""
+"""In the order that they have within one record."""
 
-ORDER_IDENTITY = ("event_type", "order_id", "event_time")
-PRODUCT_IDENTITY = ("product_id", "event_time")
 RECORD_IDENTITY = ("topic", "partition", "offset")
 
 
@@ -85,29 +74,22 @@ class Limits(NamedTuple):
     max_characters: int | None = None
 
 
-_IDENTIFIER = Limits(max_characters=MAX_ID_CHARACTERS)
-_AMOUNT = Limits(least=Decimal(0), most=MAX_AMOUNT)
+IDENTIFIER = Limits(max_characters=MAX_ID_CHARACTERS)
+AMOUNT = Limits(least=Decimal(0), most=MAX_AMOUNT)
+EVENT_TIME = Limits(least=FIRST_INSTANT)
 
 ORDER_LIMITS: Mapping[str, Limits] = {
     "event_type": Limits(values=EVENT_TYPES),
-    "order_id": _IDENTIFIER,
-    "customer_id": _IDENTIFIER,
-    "total": _AMOUNT,
+    "order_id": IDENTIFIER,
+    "customer_id": IDENTIFIER,
+    "total": AMOUNT,
     "status": Limits(values=STATUSES),
-    "event_time": Limits(least=FIRST_INSTANT),
+    "event_time": EVENT_TIME,
 }
 ITEM_LIMITS: Mapping[str, Limits] = {
-    "product_id": _IDENTIFIER,
-    "price": _AMOUNT,
+    "product_id": IDENTIFIER,
+    "price": AMOUNT,
     "quantity": Limits(least=1, most=MAX_QUANTITY),
-}
-PRODUCT_LIMITS: Mapping[str, Limits] = {
-    "product_id": _IDENTIFIER,
-    "name": _IDENTIFIER,
-    "product_category": _IDENTIFIER,
-    "price": _AMOUNT,
-    "cost": _AMOUNT,
-    "event_time": Limits(least=FIRST_INSTANT),
 }
 """The rules for typed values, where no bytes are left to be decoded: tables, DataFrames, events before they are sent."""
 
@@ -155,20 +137,7 @@ ORDER = T.StructType(
     ]
 )
 
-PRODUCT = T.StructType(
-    [
-        T.StructField("product_id", T.StringType(), nullable=False),
-        T.StructField("name", T.StringType(), nullable=False),
-        T.StructField("product_category", T.StringType(), nullable=False),
-        T.StructField("price", MONEY, nullable=False),
-        T.StructField("cost", MONEY, nullable=False),
-        T.StructField("event_time", T.TimestampType(), nullable=False),
-    ]
-)
-
 ORDER_EVENTS = T.StructType([*ORDER.fields, *RECORD_ADDRESS, CONTRACT_VERSION_FIELD])
-
-PRODUCT_EVENTS = T.StructType([*PRODUCT.fields, *RECORD_ADDRESS, CONTRACT_VERSION_FIELD])
 
 DEAD_LETTERS = T.StructType(
     [

@@ -19,6 +19,7 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from pipeline import catalog
 from pipeline.contracts import (
     ACCEPTED,
     DEAD,
@@ -35,8 +36,8 @@ from pipeline.repairs import append_missing, decide, deciding, mark_replayed, re
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic, with_kind
-from pipeline.tables import DEAD_LETTERS, ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
-from pipeline.transforms.decode import accepted_orders, accepted_products, classify
+from pipeline.tables import DEAD_LETTERS, RAW_EVENTS, table_path
+from pipeline.transforms.decode import accepted_events, classify
 from pipeline.transforms.patches import Patch
 
 __all__ = ["Address", "Letter", "Outcome", "discard", "fix", "groups", "letters", "replay", "show"]
@@ -44,7 +45,6 @@ __all__ = ["Address", "Letter", "Outcome", "discard", "fix", "groups", "letters"
 Address = tuple[str, int, int]
 """topic, partition, offset."""
 
-_EVENTS = {ORDER_EVENTS: accepted_orders, PRODUCT_EVENTS: accepted_products}
 _DECISION = ("status", "patch_form", "patch", "author", "reason", "made_at", "replayed_at")
 _MOST_TOLD = 20
 
@@ -212,8 +212,10 @@ def replay(
         with _judged(taken.withColumn("value", F.col("repaired_value")), settings) as judged:
             outcome = _outcome(judged)
             if outcome.passed and not dry_run:
-                for table, accepted in _EVENTS.items():
-                    append_missing(accepted(judged), table_path(settings.lake.root, table))
+                for kind in catalog.kinds(settings).values():
+                    if not kind.is_text:
+                        events = accepted_events(judged, kind)
+                        append_missing(events, table_path(settings.lake.root, kind.table))
                 passed = judged.where(F.col("fate") == ACCEPTED)
                 mark_replayed(passed, settings.lake.root, at=datetime.now(timezone.utc))
     return outcome
@@ -291,7 +293,9 @@ def _with_patch(taken: DataFrame, patch: Patch) -> DataFrame:
 def _judged(patched: DataFrame, settings: Settings) -> Iterator[DataFrame]:
     """The letters under the contract, kept while they are needed. Without a value, their fate is tombstone: no patch applied."""
     records = patched.withColumn("headers", F.lit(None).cast(HEADERS))
-    judged = classify(with_kind(records, kinds=kind_of_topic(settings))).persist()
+    judged = classify(
+        with_kind(records, kinds=kind_of_topic(settings)), catalog.kinds(settings).values()
+    ).persist()
     try:
         yield judged
     finally:
@@ -359,7 +363,7 @@ def _appended(spark: SparkSession, settings: Settings, addresses: Sequence[Addre
     """Those of the addresses that are among the accepted events."""
     return [
         row
-        for table in _EVENTS
+        for table in catalog.typed_tables(settings)
         for row in _table(spark, settings, table).where(_is_at(addresses)).select(*RECORD_IDENTITY).collect()
     ]
 

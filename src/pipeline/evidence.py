@@ -11,9 +11,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipeline import late, ledger
+from pipeline import catalog, late, ledger
 from pipeline.console import step
-from pipeline.contracts import ORDERS, PRODUCTS, RECORD_ADDRESS, RECORD_IDENTITY, REPAIRED
+from pipeline.contracts import RECORD_ADDRESS, RECORD_IDENTITY, REPAIRED
 from pipeline.delta_log import version_of_batch
 from pipeline.published import Snapshot, events_of, published, seed_of, snapshot
 from pipeline.session import session
@@ -22,14 +22,12 @@ from pipeline.sinks import Transaction, create_table
 from pipeline.sources import table_version
 from pipeline.tables import (
     BATCH_LEDGER,
-    ORDER_EVENTS,
-    PRODUCT_EVENTS,
     REPAIRS,
     SCHEMAS,
     table_path,
     view_path,
 )
-from pipeline.views import VIEWS, View
+from pipeline.views import View
 
 __all__ = [
     "Evidence",
@@ -64,16 +62,17 @@ def collect(spark: SparkSession, settings: Settings) -> Evidence:
     root = settings.lake.root
     log = snapshot(spark, settings)
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
-    finished = {}
-    for view in VIEWS.values():
-        newest = ledger.catch_up(spark, root, view.query)
+    finished, views = {}, catalog.views(settings).values()
+    tables = catalog.typed_tables(settings)
+    for view in views:
+        newest = ledger.catch_up(spark, root, view.query, tables=tables)
         if newest is not None:
             finished[view.query] = newest
     generations = ledger.generations(spark, root, [ledger.INGEST, *finished])
     entries = ledger.entries(spark, root, generations)
     judged = ledger.judged(entries, finished) if finished else {}
     scopes = {}
-    for view in VIEWS.values():
+    for view in views:
         if view.query in judged:
             seed = seed_of(spark, settings, view)
             counts_from = seed.horizon if seed else None
@@ -84,14 +83,10 @@ def collect(spark: SparkSession, settings: Settings) -> Evidence:
 
 def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) -> None:
     """Enter what the queries missed and `late_events` does not have yet."""
-    events = {
-        kind: unrepaired(events_of(spark, settings, kind, log=found.log), found)
-        for kind in (ORDERS, PRODUCTS)
-    }
     late.enter(
         spark,
         settings.lake.root,
-        events=events,
+        events=identified_events(spark, settings, found),
         entries=found.entries,
         scopes=[*found.scopes.values()],
         counted=counted(spark, settings, found, views=[*found.scopes]),
@@ -106,7 +101,7 @@ def lateness(settings: Settings, *, views: Sequence[str] = ()) -> list[late.Late
     if found.scopes:
         with step("late events"):
             enter_late_events(spark, settings, found)
-    return late.lateness(spark, settings.lake.root, views or [*VIEWS])
+    return late.lateness(spark, settings.lake.root, views or [*catalog.views(settings)])
 
 
 def speed_table(
@@ -123,12 +118,13 @@ def speed_table(
 
 
 def identified_events(
-    spark: SparkSession, settings: Settings, found: Evidence, kinds: Sequence[str]
+    spark: SparkSession, settings: Settings, found: Evidence, *, with_text: bool = False
 ) -> DataFrame:
     """The events that were accepted as they came, in the form of `late.identified`."""
     parts = [
-        late.identified(unrepaired(events_of(spark, settings, kind, log=found.log), found), kind)
-        for kind in kinds
+        late.identified(unrepaired(events_of(spark, settings, kind.name, log=found.log), found), kind)
+        for kind in catalog.kinds(settings).values()
+        if with_text or not kind.is_text
     ]
     return reduce(DataFrame.unionByName, parts)
 
@@ -143,14 +139,14 @@ def counted(
 ) -> dict[str, late.Counted]:
     """What the published batch forms of these views count, of those that a horizon cuts."""
     forms = {}
+    known, kinds = catalog.views(settings), catalog.kinds(settings)
     for name in views:
-        form = published(spark, settings, VIEWS[name])
+        form, inputs = published(spark, settings, known[name]), known[name].inputs
         if form is None or form.horizon is None:
             continue
-        is_same = all(
-            form.log.versions[table] == found.log.versions[table] for table in (ORDER_EVENTS, PRODUCT_EVENTS)
-        )
-        held = [events_of(spark, settings, kind, log=form.log) for kind in (ORDERS, PRODUCTS)]
+        tables = [kinds[kind].table for kind in inputs]
+        is_same = all(form.log.versions[table] == found.log.versions[table] for table in tables)
+        held = [events_of(spark, settings, kind, log=form.log) for kind in inputs]
         forms[name] = late.Counted(form.horizon, form.made_at, None if is_same else held)
     return forms
 

@@ -15,30 +15,46 @@ from typing import Any, Literal
 from pyspark.sql import types as T
 
 from pipeline import conf_files, tables
-from pipeline.contracts import ORDER_LIMITS, PRODUCT_LIMITS, Limits
+from pipeline.catalog import Catalog
+from pipeline.contracts import EVENT_TIME, ORDER_LIMITS, ORDERS, PRODUCTS, Limits
 from pipeline.errors import ConfigurationError
-from pipeline.views import VIEWS
+from pipeline.kinds import KINDS, Kind
 
 __all__ = ["Expectation", "TableExpectations", "load"]
 
 Otherwise = Literal["warn", "fail"]
 
-SCHEMAS: Mapping[str, T.StructType] = {
-    **tables.SCHEMAS,
-    **{name: view.schema for name, view in VIEWS.items()},
-}
 
-CONTRACT_LIMITS: Mapping[str, Mapping[str, Limits]] = {
-    tables.ORDER_EVENTS: ORDER_LIMITS,
-    tables.PRODUCT_EVENTS: PRODUCT_LIMITS,
-    tables.FACT_ORDERS: {**ORDER_LIMITS, "cost": PRODUCT_LIMITS["cost"]},
-    tables.RAW_ORDERS: {
-        **ORDER_LIMITS,
-        "product_id": PRODUCT_LIMITS["product_id"],
-        "cost": PRODUCT_LIMITS["cost"],
-    },
-}
-"""Where a table says the same thing as the contract; by column, where it has that column."""
+@dataclass(frozen=True)
+class _Known:
+    """By table or view its schema; and by table what the contract says of the columns, where the table says the same thing."""
+
+    schemas: Mapping[str, T.StructType]
+    limits: Mapping[str, Mapping[str, Limits]]
+
+    @classmethod
+    def of(cls, known: Catalog) -> _Known:
+        kinds = {kind.table: kind for kind in known.kinds.values() if not kind.is_text}
+        product = _limits(KINDS[PRODUCTS])
+        bought = {name: product[name] for name in ("product_id", "cost")}
+        return cls(
+            {
+                **tables.SCHEMAS,
+                **{table: kind.schema for table, kind in kinds.items()},
+                **{name: view.schema for name, view in known.views.items()},
+            },
+            {
+                **{table: _limits(kind) for table, kind in kinds.items()},
+                tables.FACT_ORDERS: {**ORDER_LIMITS, "cost": product["cost"]},
+                tables.RAW_ORDERS: {**ORDER_LIMITS, **bought},
+            },
+        )
+
+
+def _limits(kind: Kind) -> Mapping[str, Limits]:
+    if kind.name == ORDERS:
+        return ORDER_LIMITS
+    return {**{field.name: field.limits for field in kind.fields}, "event_time": EVENT_TIME}
 
 
 @dataclass(frozen=True)
@@ -62,19 +78,24 @@ class TableExpectations:
     expectations: tuple[Expectation, ...]
 
 
-def load(file: Path | None = None) -> list[TableExpectations]:
-    """The expectations of the file, by default those shipped as conf/quality.yml. Raises ConfigurationError."""
+def load(catalog: Catalog, file: Path | None = None) -> list[TableExpectations]:
+    """The expectations of the file, by default those shipped as conf/quality.yml, on tables and views of the catalog.
+
+    Raises ConfigurationError.
+    """
     document = conf_files.read(file or conf_files.shipped_folder() / "quality.yml")
-    return [_table(_Place(document, (name,)), name, entry) for name, entry in document.tree.items()]
+    known = _Known.of(catalog)
+    return [_table(_Place(document, (name,), known), name, entry) for name, entry in document.tree.items()]
 
 
 @dataclass(frozen=True)
 class _Place:
     document: conf_files.Document
     path: tuple[str, ...]
+    tables: _Known
 
     def below(self, key: str) -> _Place:
-        return _Place(self.document, (*self.path, key))
+        return _Place(self.document, (*self.path, key), self.tables)
 
     def wrong(self, expected: str, nearest: str | None = None) -> ConfigurationError:
         source, dotted = self.document.where(self.path), ".".join(self.path)
@@ -104,7 +125,7 @@ class _Place:
 
 
 def _table(place: _Place, table: str, entry: Any) -> TableExpectations:
-    place.known(table, SCHEMAS, "table or view")
+    place.known(table, place.tables.schemas, "table or view")
     keys = place.keys(entry, ("if_missing", "expectations"), ("if_missing", "expectations"))
     if_missing = place.below("if_missing").known(keys["if_missing"], ("skip", "warn", "fail"), "choice")
     below, named = place.below("expectations"), keys["expectations"]
@@ -124,30 +145,30 @@ def _expectations(place: _Place, table: str, name: str, body: Any) -> Iterator[E
     place.keys(body, ("expect", *required, *optional, "otherwise"), (*required, "otherwise"))
     otherwise = place.below("otherwise").known(body["otherwise"], ("warn", "fail"), "choice")
     given = {
-        key: {**required, **optional}[key](place.below(key), SCHEMAS[table], value)
+        key: {**required, **optional}[key](place.below(key), place.tables.schemas[table], value)
         for key, value in body.items()
         if key not in ("expect", "otherwise")
     }
     if optional and not set(optional) & set(given):
         raise place.wrong(f"needs {' or '.join(optional)}")
-    for own_name, own_kind, arguments in _single(name, kind, given, table):
+    for own_name, own_kind, arguments in _single(name, kind, given, place.tables, table):
         yield Expectation(own_name, own_kind, arguments, otherwise)
 
 
 def _single(
-    name: str, kind: str, given: Mapping[str, Any], table: str
+    name: str, kind: str, given: Mapping[str, Any], known: _Known, table: str
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """What one entry stands for: itself, one for each of several columns, or all that the contract says of the table."""
     if kind == "not_null":
         yield from ((f"{name}: {column}", kind, {"column": column}) for column in given["columns"])
     elif kind == "contract":
-        yield from ((f"{name}: {one[1]['column']} {one[0]}", *one) for one in _contract(table))
+        yield from ((f"{name}: {one[1]['column']} {one[0]}", *one) for one in _contract(known, table))
     else:
         yield name, kind, given
 
 
-def _contract(table: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    schema, limits = SCHEMAS[table], CONTRACT_LIMITS.get(table, {})
+def _contract(known: _Known, table: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    schema, limits = known.schemas[table], known.limits.get(table, {})
     yield from (("not_null", {"column": field.name}) for field in schema.fields if not field.nullable)
     for column, limit in limits.items():
         if column not in schema.names:

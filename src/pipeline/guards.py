@@ -42,17 +42,20 @@ _WINDOW = re.compile(r"precisetimestampconversion\(.*? - (-?\d+)\) % (\d+)")
 def check_sources(spark: SparkSession, *, query: str, checkpoint: str, topics: Topics) -> None:
     """That the topics are those the checkpoint has read, and still hold what comes next; noted for a new query.
 
-    Raises PlanChanged for other topics, TopicReplaced for a topic made anew under its old name, OffsetsLost for records
+    A topic that has come in addition is read from its beginning, and noted. Raises PlanChanged where one is read no more,
+    TopicReplaced for a topic made anew under its old name, OffsetsLost for records
     that have expired before they were read, or that were read and are there no more.
     """
     now = describe(spark, topics)
     ids = {name: topic.id for name, topic in sorted(now.items())}
     noted = _noted(spark, query=query, checkpoint=checkpoint, name="sources.json", fresh=ids)
-    if sorted(noted) != sorted(ids):
+    if not {*noted} <= {*ids}:
         raise _plan_changed(query, checkpoint, [("topics", _listed(noted), _listed(ids))])
-    for name, topic in now.items():
-        if noted[name] != topic.id:
+    for name, known in noted.items():
+        if ids[name] != known:
             raise _topic_replaced(query, checkpoint, name)
+    if noted != ids:
+        files.replace_text(spark, f"{checkpoint}/pipeline/sources.json", json.dumps(ids, sort_keys=True))
     for name, partition, offset in checkpoints.next_offsets(spark, checkpoint):
         _require_offset(query, checkpoint, name, partition, offset, now.get(name))
 
@@ -111,12 +114,14 @@ def check_tables(
             query=query,
             file=missing,
         )
+    has_finished, noted = _has_finished(spark, checkpoint), dict[str, Any]()
+    if has_finished:
+        noted = _read_note(spark, query=query, checkpoint=checkpoint, name="tables.json")
+        # One that the query did not write before, and that nothing has been written to, has come in addition.
+        tables = [one for one in tables if _name(one, root) in noted or not _is_new(spark, one)]
     for table in tables:
         _check_same_generation(spark, query=query, checkpoint=checkpoint, table=table)
-    if not _has_finished(spark, checkpoint):
-        return
-    noted = _read_note(spark, query=query, checkpoint=checkpoint, name="tables.json")
-    for table in tables:
+    for table in tables if has_finished else ():
         _check_not_behind(
             spark, query=query, checkpoint=checkpoint, table=table, noted=noted.get(_name(table, root))
         )
@@ -273,6 +278,10 @@ def _step(line: str) -> str | None:
     if not _STATEFUL.match(node):
         return None
     return re.sub(r"^(EventTimeWatermark) [0-9a-f-]{36},", r"\1", node).strip()
+
+
+def _is_new(spark: SparkSession, table: str) -> bool:
+    return not DeltaTable.isDeltaTable(spark, table) or not transactions(spark, table)
 
 
 def _check_same_generation(spark: SparkSession, *, query: str, checkpoint: str, table: str) -> None:

@@ -1,4 +1,4 @@
-"""Kafka → raw_events, order_events, product_events, dead_letters: one read, each record in each of its tables once."""
+"""Kafka → raw_events, the tables of accepted events, dead_letters: one read, each record in each of its tables once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import partial
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import ledger
+from pipeline import catalog, contracts, ledger
 from pipeline.checkpoints import micro_batch
-from pipeline.contracts import ACCEPTED, DEAD, KINDS, ORDERS, PRODUCTS
+from pipeline.contracts import ACCEPTED, DEAD
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.lag import watcher
@@ -23,19 +23,15 @@ from pipeline.streaming import BatchWriter, await_all, guarded, start
 from pipeline.tables import (
     BATCH_LEDGER,
     DEAD_LETTERS,
-    ORDER_EVENTS,
-    PRODUCT_EVENTS,
     RAW_EVENTS,
-    SCHEMAS,
     checkpoint_path,
     table_path,
 )
-from pipeline.transforms.decode import accepted_orders, accepted_products, classify, dead_letters
+from pipeline.transforms.decode import accepted_events, classify, dead_letters
 
 __all__ = ["QUERY", "run", "start_ingest", "written_tables"]
 
 QUERY = ledger.INGEST
-_TABLES = (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, DEAD_LETTERS)
 
 
 def run(settings: Settings, *, once: bool) -> None:
@@ -44,23 +40,25 @@ def run(settings: Settings, *, once: bool) -> None:
         settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=settings.kafka.options
     )
     spark = session(settings)
-    root, topics = settings.lake.root, kafka_topics(settings, KINDS)
-    held = guarded(spark, query=QUERY, root=root, tables=written_tables(root), topics=topics)
+    root, topics = settings.lake.root, kafka_topics(settings, [*catalog.kinds(settings)])
+    held = guarded(spark, query=QUERY, root=root, tables=written_tables(settings), topics=topics)
     with stop_requests() as stop, held:
         watch = watcher("ingest", max_lag_records=settings.alerts.max_lag_records)
         await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, watch=watch)
 
 
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:
-    root = settings.lake.root
-    for name in (*_TABLES, BATCH_LEDGER):
-        create_table(spark, table_path(root, name), SCHEMAS[name])
-    records = stream_records(spark, settings, KINDS, max_offsets=settings.ingest.max_offsets_per_trigger)
+    root, kinds, schemas = settings.lake.root, catalog.kinds(settings), catalog.schemas(settings)
+    for name in (*_tables(settings), BATCH_LEDGER):
+        create_table(spark, table_path(root, name), schemas[name])
+    records = stream_records(spark, settings, [*kinds], max_offsets=settings.ingest.max_offsets_per_trigger)
     return start(
-        classify(records),  # as part of the stream it is planned once, inside a batch it would be for each
+        classify(
+            records, kinds.values()
+        ),  # as part of the stream it is planned once, inside a batch it would be for each
         query=QUERY,
         root=root,
-        tables=written_tables(root),
+        tables=written_tables(settings),
         min_free_mebibytes=settings.lake.min_free_mebibytes,
         output_mode="append",
         trigger=settings.ingest.trigger,
@@ -69,12 +67,16 @@ def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> Stre
     )
 
 
-def written_tables(root: str) -> list[str]:
-    return [table_path(root, name) for name in (*_TABLES, BATCH_LEDGER)]
+def written_tables(settings: Settings) -> list[str]:
+    return [table_path(settings.lake.root, name) for name in (*_tables(settings), BATCH_LEDGER)]
+
+
+def _tables(settings: Settings) -> tuple[str, ...]:
+    return (RAW_EVENTS, *catalog.typed_tables(settings), DEAD_LETTERS)
 
 
 def _writer(settings: Settings) -> BatchWriter:
-    root, kinds = settings.lake.root, kind_of_topic(settings)
+    root = settings.lake.root
 
     def write(records: DataFrame, transaction: Transaction) -> None:
         failpoint("ingest: begun")
@@ -83,7 +85,7 @@ def _writer(settings: Settings) -> BatchWriter:
         classified = records.persist()
         try:
             counts = ledger.fates(classified)
-            _append_all(spark, _parts(classified, counts, kinds), root, transaction)
+            _append_all(spark, _parts(settings, classified, counts), root, transaction)
             failpoint("ingest: all appended")
             ledger.record(spark, root, batch, transaction=transaction, counts=counts)
             failpoint("ingest: in the ledger")
@@ -93,15 +95,22 @@ def _writer(settings: Settings) -> BatchWriter:
     return write
 
 
-def _parts(classified: DataFrame, counts: ledger.Fates, kinds: Mapping[str, str]) -> dict[str, DataFrame]:
+def _parts(settings: Settings, classified: DataFrame, counts: ledger.Fates) -> dict[str, DataFrame]:
     """The rows of each table that the batch has any for."""
+    topics, kinds = kind_of_topic(settings), catalog.kinds(settings).values()
     found = {
-        (kinds[topic], fate) for (topic, _), fates in counts.items() for fate, count in fates.items() if count
+        (topics[topic], fate)
+        for (topic, _), fates in counts.items()
+        for fate, count in fates.items()
+        if count
     }
     parts = {
-        RAW_EVENTS: (bool(found), classified.select(*SCHEMAS[RAW_EVENTS].names)),
-        ORDER_EVENTS: ((ORDERS, ACCEPTED) in found, accepted_orders(classified)),
-        PRODUCT_EVENTS: ((PRODUCTS, ACCEPTED) in found, accepted_products(classified)),
+        RAW_EVENTS: (bool(found), classified.select(*contracts.RAW_EVENTS.names)),
+        **{
+            kind.table: ((kind.name, ACCEPTED) in found, accepted_events(classified, kind))
+            for kind in kinds
+            if not kind.is_text
+        },
         DEAD_LETTERS: (any(fate == DEAD for _, fate in found), dead_letters(classified)),
     }
     return {name: rows for name, (has_rows, rows) in parts.items() if has_rows}
@@ -116,4 +125,4 @@ def _append_all(
         failpoint(f"ingest: {name}")
         append(parts[name], table_path(root, name), transaction=transaction)
 
-    side_by_side(spark, [partial(append_part, name) for name in parts], at_a_time=len(_TABLES))
+    side_by_side(spark, [partial(append_part, name) for name in parts], at_a_time=len(parts))

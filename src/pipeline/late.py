@@ -20,8 +20,9 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipeline import ledger
-from pipeline.contracts import ORDERS, TEXT_LINES
+from pipeline.contracts import TEXT_LINES
 from pipeline.delta_log import commit, newest_version
+from pipeline.kinds import Kind
 from pipeline.sinks import append_with, commit_lock, create_table
 from pipeline.tables import LATE_EVENTS, SCHEMAS, table_path
 from pipeline.views import View
@@ -91,25 +92,20 @@ def is_in_time() -> Column:
     return F.col("watermark").isNull() | (F.col("event_time") > F.col("watermark"))
 
 
-def identified(events: DataFrame, kind: str) -> DataFrame:
-    """One row per event: event_type (null unless an order's), key (its identity without the time), event_time, its address.
+def identified(events: DataFrame, kind: Kind) -> DataFrame:
+    """One row per event: event_type (null where its kind has none), key (its identity without the time), event_time, its address.
 
     Every line of text is an event of its own, without a time.
     """
-    if kind == TEXT_LINES:
-        key, event_type = F.concat_ws(":", *_ADDRESS), F.lit(None)
-        return events.select(
-            event_type.cast("string").alias("event_type"),
-            key.alias("key"),
-            F.lit(None).cast("timestamp").alias("event_time"),
-            *_ADDRESS,
-        )
-    if kind == ORDERS:
-        key, event_type = F.concat_ws("|", "event_type", "order_id"), F.col("event_type")
+    event_type, time = F.lit(None).cast("string"), F.col("event_time")
+    if kind.is_text:
+        key, time = F.concat_ws(":", *_ADDRESS), F.lit(None).cast("timestamp")
+    elif kind.by_type:
+        key, event_type = F.concat_ws("|", "event_type", kind.key), F.col("event_type")
     else:
-        key, event_type = F.col("product_id"), F.lit(None)
+        key = F.col(kind.key)
     return events.select(
-        event_type.cast("string").alias("event_type"), key.alias("key"), "event_time", *_ADDRESS
+        event_type.alias("event_type"), key.alias("key"), time.alias("event_time"), *_ADDRESS
     )
 
 
@@ -160,7 +156,7 @@ def enter(
     spark: SparkSession,
     root: str,
     *,
-    events: Mapping[str, DataFrame],
+    events: DataFrame,
     entries: DataFrame,
     scopes: Sequence[Scope],
     counted: Mapping[str, Counted],
@@ -168,7 +164,7 @@ def enter(
 ) -> None:
     """Enter the late events of these scopes that `late_events` does not have yet, healed where a batch form counts them.
 
-    `events` are what each query could have read of the log, by kind; `counted` the published batch forms by view. What
+    `events` (as `identified`) are what a query could have read of the log; `counted` the published batch forms by view. What
     a query of an older generation was late for is removed: its successor began anew. `basis` says from what all this
     follows: the commit keeps it, and as long as that is the table's newest, there is nothing to look for.
     """
@@ -280,14 +276,12 @@ def _in_utc(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _missed(events: Mapping[str, DataFrame], read: DataFrame) -> DataFrame:
+def _missed(told: DataFrame, read: DataFrame) -> DataFrame:
     """One row per identity that a query read and did not count: LATE_EVENTS without healed_at, at the copy it read first.
 
     An identity of which any copy came in time counts. Late copies are few, so they are found first, and copies in time
     are looked for among theirs only.
     """
-    kinds = [kind for kind in events if kind != TEXT_LINES]
-    told = reduce(DataFrame.unionByName, [identified(events[kind], kind) for kind in kinds])
     about = ("query", "wanted_type", "counts_from", "generation", "batch_id", "watermark")
     copies = ledger.with_batch(told, read, columns=about).where(is_wanted())
     late = copies.where(~is_in_time())

@@ -21,8 +21,6 @@ from pipeline.failpoints import failpoint
 from pipeline.sinks import Transaction, append, commit_lock
 from pipeline.tables import (
     BATCH_LEDGER,
-    ORDER_EVENTS,
-    PRODUCT_EVENTS,
     RAW_EVENTS,
     SCHEMAS,
     checkpoint_path,
@@ -45,7 +43,6 @@ __all__ = [
 INGEST = "ingest_v1"
 """The versioned name of the query that fills the log."""
 
-_LOG_TABLES = (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS)
 _BUCKET_BITS = 12
 
 Fates = Mapping[tuple[str, int], Mapping[str, int]]
@@ -66,8 +63,10 @@ def record(
     _enter(spark, root, rows, transaction=transaction)
 
 
-def catch_up(spark: SparkSession, root: str, query: str) -> int | None:
+def catch_up(spark: SparkSession, root: str, query: str, *, tables: Sequence[str]) -> int | None:
     """Enter the finished batches of a speed query that the ledger does not have yet; the newest that it has then.
+
+    `tables` are those of accepted events, of which a query that reads the log reads.
 
     Their checkpoint tells all there is to say, and Spark keeps the last 100 batches in it: a commit for each of them
     would only slow the query down. The fates stay null: the query reads what ingest has already judged.
@@ -87,7 +86,7 @@ def catch_up(spark: SparkSession, root: str, query: str) -> int | None:
             return known
         rows: list[tuple[Any, ...]] = []
         for batch in checkpoints.finished_since(spark, checkpoint, known):
-            told = _in_kafka_offsets(spark, root, batch, taken)
+            told = _in_kafka_offsets(spark, root, batch, taken, tables)
             if told is None:
                 break
             rows, known = [*rows, *_entries(query, generation, told, None)], batch.batch_id
@@ -97,7 +96,7 @@ def catch_up(spark: SparkSession, root: str, query: str) -> int | None:
 
 
 def _in_kafka_offsets(
-    spark: SparkSession, root: str, batch: MicroBatch, taken: Mapping[str, int]
+    spark: SparkSession, root: str, batch: MicroBatch, taken: Mapping[str, int], tables: Sequence[str]
 ) -> MicroBatch | None:
     """The batch with what it read of the log told as what ingest had read for it: by ingest's own entries.
 
@@ -105,7 +104,7 @@ def _in_kafka_offsets(
     """
     ranges = [*batch.ranges]
     for log_range in batch.log_ranges:
-        read = _ingested_in(spark, root, log_range, taken)
+        read = _ingested_in(spark, root, log_range, taken, tables)
         if read is None:
             return None
         ranges += read
@@ -113,7 +112,7 @@ def _in_kafka_offsets(
 
 
 def _ingested_in(
-    spark: SparkSession, root: str, log_range: LogRange, taken: Mapping[str, int]
+    spark: SparkSession, root: str, log_range: LogRange, taken: Mapping[str, int], tables: Sequence[str]
 ) -> list[OffsetRange] | None:
     """The offsets whose records are in these versions of a log table.
 
@@ -121,7 +120,7 @@ def _ingested_in(
     """
     path = next(
         path
-        for path in (table_path(root, name) for name in _LOG_TABLES)
+        for path in (table_path(root, name) for name in (RAW_EVENTS, *tables))
         if table_id(spark, path) == log_range.table_id
     )
     through = newest_transaction(spark, path, log_range.through, query=INGEST)

@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipeline import delta_log
-from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline import catalog, delta_log
 from pipeline.errors import RefusedToStart
 from pipeline.settings import Settings
 from pipeline.sources import read_events, table_version
-from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path, view_path
+from pipeline.tables import RAW_EVENTS, REPAIRS, table_path, view_path
 from pipeline.views import View
 
 __all__ = [
@@ -57,7 +56,7 @@ class Published:
 def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
     """The newest version of each of the log's tables, and of the repairs to it, if there are any."""
     versions = {}
-    for name in (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS):
+    for name in (RAW_EVENTS, *catalog.typed_tables(settings)):
         version = table_version(spark, table_path(settings.lake.root, name))
         if version is None:
             raise RefusedToStart(
@@ -73,7 +72,7 @@ def events_of(
     spark: SparkSession, settings: Settings, kind: str, *, log: Snapshot, origin: Origin = "typed"
 ) -> DataFrame:
     """The accepted events of one kind in this snapshot of the log."""
-    typed = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}[kind]
+    typed = catalog.kinds(settings)[kind].table
     version = log.versions[RAW_EVENTS if origin == "raw" else typed]
     return read_events(
         spark, settings, kind, version=version, origin=origin, repairs=log.versions.get(REPAIRS)

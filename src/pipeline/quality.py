@@ -11,6 +11,7 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
+from pipeline import catalog
 from pipeline.console import step
 from pipeline.delta_log import newest_version
 from pipeline.expectations import TableExpectations, load
@@ -20,7 +21,6 @@ from pipeline.sinks import commit_lock, create_table
 from pipeline.sources import read_version
 from pipeline.tables import QUALITY_RESULTS, SCHEMAS, table_path, view_path
 from pipeline.validation import Verdict, verdicts
-from pipeline.views import VIEWS
 
 __all__ = ["Result", "expectations_of", "run"]
 
@@ -51,7 +51,7 @@ def run(settings: Settings, *, only: Sequence[str] = ()) -> list[Result]:
     results: list[Result] = []
     for one in expected:
         with step(f"quality {one.table}"):
-            results += _results(spark, settings.lake.root, one, now)
+            results += _results(spark, settings, one, now)
     _keep(spark, settings.lake.root, results)
     return results
 
@@ -59,11 +59,13 @@ def run(settings: Settings, *, only: Sequence[str] = ()) -> list[Result]:
 def expectations_of(settings: Settings) -> dict[str, TableExpectations]:
     """What is expected, by table. Raises ConfigurationError."""
     given = settings.quality.expectations
-    return {one.table: one for one in load(Path(given) if given else None)}
+    return {one.table: one for one in load(catalog.catalog(settings), Path(given) if given else None)}
 
 
-def _results(spark: SparkSession, root: str, expected: TableExpectations, now: datetime) -> list[Result]:
-    path = _path(root, expected.table)
+def _results(
+    spark: SparkSession, settings: Settings, expected: TableExpectations, now: datetime
+) -> list[Result]:
+    path = _path(settings, expected.table)
     version = newest_version(spark, path)
     is_there = _presence(expected, version, now)
     if version is None:
@@ -72,10 +74,9 @@ def _results(spark: SparkSession, root: str, expected: TableExpectations, now: d
     return [is_there, *(_result(expected.table, version, verdict, now) for verdict in judged)]
 
 
-def _path(root: str, name: str) -> str:
-    if name in VIEWS:
-        return view_path(root, name, "batch", VIEWS[name].version)
-    return table_path(root, name)
+def _path(settings: Settings, name: str) -> str:
+    root, views = settings.lake.root, catalog.views(settings)
+    return view_path(root, name, "batch", views[name].version) if name in views else table_path(root, name)
 
 
 def _presence(expected: TableExpectations, version: int | None, now: datetime) -> Result:

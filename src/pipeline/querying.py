@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 
 import duckdb
 
-from pipeline import serving
+from pipeline import catalog, serving
 from pipeline.errors import UsageError
 from pipeline.local_lake import DuckDb, Row
 from pipeline.served import Layer, columns_of, layer_sql
 from pipeline.settings import Settings
 from pipeline.tables import local_path
-from pipeline.views import VIEWS, View
+from pipeline.views import View
 
 __all__ = ["query"]
 
@@ -34,7 +34,7 @@ def query(
 
     Raises UsageError where the condition or a column is wrong, RefusedToStart where the layer has no table yet.
     """
-    asked = VIEWS[view]
+    asked = catalog.views(settings)[view]
     columns = columns_of(asked, layer)
     is_local = local_path(settings.lake.root) is not None
     condition = _condition(where, columns, dialect="duckdb" if is_local else "spark")

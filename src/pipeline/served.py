@@ -20,7 +20,7 @@ Layer = Literal["served", "speed", "batch"]
 
 _NO_HORIZON = "0001-01-01 00:00:00"
 
-_SPEND = """
+_WINDOWS = """
 SELECT *, TRUE AS is_final FROM {batch}
 UNION ALL
 SELECT *, COALESCE(window_end <= {watermark}, FALSE) AS is_final FROM {speed} WHERE window_end > {horizon}
@@ -44,11 +44,10 @@ FROM (
 GROUP BY customer_id
 """
 
-_COUNTS = "SELECT * FROM {speed}"
+_ALL_TIME = "SELECT * FROM {speed}"
 
 _SPEND_VIEW = VIEWS["customer_hourly_spend"]
 _TOTALS_VIEW = VIEWS["customer_totals"]
-_COUNTS_VIEW = VIEWS["word_counts"]
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,12 @@ def needed_views(view: View) -> tuple[View, ...]:
 
 
 def columns_of(view: View, layer: Layer) -> list[str]:
-    """What a reader sees; the served spend has `is_final` too."""
-    has_finality = layer == "served" and view is _SPEND_VIEW
-    return [*view.columns, "is_final"] if has_finality else [*view.columns]
+    """What a reader sees; served windows have `is_final` too."""
+    return [*view.columns, "is_final"] if layer == "served" and _has_windows(view) else [*view.columns]
+
+
+def _has_windows(view: View) -> bool:
+    return view.settles_by == "window_end"
 
 
 def layer_sql(view: View, layer: Layer, states: dict[str, State], relation: Callable[[Table], str]) -> str:
@@ -104,10 +106,10 @@ def _served_sql(view: View, states: dict[str, State], relation: Callable[[Table]
         raise _nothing_yet(view, "served")
     state = states[view.name]
     if view is _TOTALS_VIEW:
-        return _merge(_TOTALS, state, relation, spend=_merge(_SPEND, states[_SPEND_VIEW.name], relation))
-    if view is _COUNTS_VIEW:
-        return _merge(_COUNTS, state, relation)
-    return _merge(_SPEND if view is _SPEND_VIEW else _ROWS, state, relation)
+        return _merge(_TOTALS, state, relation, spend=_merge(_WINDOWS, states[_SPEND_VIEW.name], relation))
+    if view.settles_by is None:
+        return _merge(_ALL_TIME, state, relation)
+    return _merge(_WINDOWS if _has_windows(view) else _ROWS, state, relation)
 
 
 def _merge(rule: str, state: State, relation: Callable[[Table], str], **parts: str) -> str:

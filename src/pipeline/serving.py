@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipeline import checkpoints
+from pipeline import catalog, checkpoints
 from pipeline.published import published
 from pipeline.served import Layer, State, Table, layer_sql, needed_views
 from pipeline.settings import Settings
 from pipeline.sources import table_version
 from pipeline.tables import checkpoint_path, view_path
-from pipeline.views import VIEWS, View
+from pipeline.views import View
 
 __all__ = ["read", "register", "states"]
 
 
 def read(spark: SparkSession, settings: Settings, view: View, *, layer: Layer = "served") -> DataFrame:
-    """The rows of one layer, with the view's columns (the served spend has `is_final` too).
+    """The rows of one layer, with the view's columns (served windows have `is_final` too).
 
     Raises RefusedToStart where the layer has no table yet.
     """
@@ -30,7 +30,7 @@ def register(spark: SparkSession, settings: Settings) -> list[str]:
     """
     spark.sql("CREATE DATABASE IF NOT EXISTS pipeline")
     made = []
-    for view in VIEWS.values():
+    for view in catalog.views(settings).values():
         found = states(spark, settings, view)
         if found[view.name].batch is None and found[view.name].speed is None:
             continue

@@ -97,6 +97,13 @@ def _topic(value: str) -> str:
     return value
 
 
+def _modules(value: str) -> str:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names or not all(part.isidentifier() for name in names for part in name.split(".")):
+        raise ValueError("names of Python modules, several separated by commas")
+    return ",".join(dict.fromkeys(names))
+
+
 def _interval(value: str) -> str:
     if not re.fullmatch(r"\d+ +(millisecond|second|minute|hour)s?", value.strip()):
         raise ValueError('an interval such as "1 second" or "500 milliseconds"')
@@ -190,6 +197,7 @@ class Topics:
 class Kafka:
     bootstrap_servers: Annotated[str, _brokers]
     topics: Topics
+    extension_topics: Annotated[Mapping[str, str], _filled]
     options: Annotated[Mapping[str, str], _consumer_option]
 
 
@@ -264,6 +272,7 @@ class Spark:
 class Settings:
     """All settings of one run; `origins` tells for each dotted key path where its value came from."""
 
+    extensions: Annotated[str | None, _modules]
     kafka: Kafka
     lake: Lake
     ingest: Ingest

@@ -17,9 +17,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipeline import checkpoints, files, ingest, ledger
+from pipeline import catalog, checkpoints, files, ingest, ledger
 from pipeline.checkpoints import micro_batch
-from pipeline.contracts import KINDS
 from pipeline.errors import RefusedToStart, UnreadableRecord, UsageError
 from pipeline.kafka_check import require_topics
 from pipeline.session import session
@@ -58,8 +57,8 @@ def run(settings: Settings, address: Address, *, reason: str) -> None:
     )
     spark, root = session(settings), settings.lake.root
     create_table(spark, table_path(root, SKIPPED_RECORDS), SCHEMAS[SKIPPED_RECORDS])
-    topics = kafka_topics(settings, KINDS)
-    with guarded(spark, query=ingest.QUERY, root=root, tables=ingest.written_tables(root), topics=topics):
+    topics = kafka_topics(settings, [*catalog.kinds(settings)])
+    with guarded(spark, query=ingest.QUERY, root=root, tables=ingest.written_tables(settings), topics=topics):
         position = _position(spark, root, address)
         if position > address.offset:
             raise RefusedToStart(
@@ -68,7 +67,7 @@ def run(settings: Settings, address: Address, *, reason: str) -> None:
         _require_unreadable(spark, settings, address)
         if position < address.offset:
             _run_up_to(spark, settings, address)
-        _enter_as_finished(spark, root, address, reason=reason)
+        _enter_as_finished(spark, settings, address, reason=reason)
 
 
 def _position(spark: SparkSession, root: str, address: Address) -> int:
@@ -108,7 +107,7 @@ def _require_unreadable(spark: SparkSession, settings: Settings, address: Addres
 def _run_up_to(spark: SparkSession, settings: Settings, address: Address) -> None:
     """One ordinary batch that ends before the record. Spark plans the next one over it, and fails at it."""
     before = _finished(spark, settings.lake.root)
-    _plan_next(spark, settings.lake.root, address, end=address.offset)
+    _plan_next(spark, settings, address, end=address.offset)
     try:
         with stop_requests() as stop:
             await_all([ingest.start_ingest(spark, settings, once=True)], root=settings.lake.root, stop=stop)
@@ -117,9 +116,10 @@ def _run_up_to(spark: SparkSession, settings: Settings, address: Address) -> Non
             raise  # there is another one before it
 
 
-def _enter_as_finished(spark: SparkSession, root: str, address: Address, *, reason: str) -> None:
+def _enter_as_finished(spark: SparkSession, settings: Settings, address: Address, *, reason: str) -> None:
+    root = settings.lake.root
     checkpoint = checkpoint_path(root, ingest.QUERY)
-    number = _plan_next(spark, root, address, end=address.offset + 1)
+    number = _plan_next(spark, settings, address, end=address.offset + 1)
     transaction = Transaction(ingest.QUERY, checkpoints.generation(spark, checkpoint) or "", number)
     row = (
         address.topic, address.partition, address.offset, reason, getpass.getuser(), datetime.now(timezone.utc),
@@ -133,11 +133,12 @@ def _enter_as_finished(spark: SparkSession, root: str, address: Address, *, reas
     )
 
 
-def _plan_next(spark: SparkSession, root: str, address: Address, *, end: int) -> int:
+def _plan_next(spark: SparkSession, settings: Settings, address: Address, *, end: int) -> int:
     """Let the next batch read the record's partition up to `end` and nothing else; its number.
 
     A batch that was planned over the record and wrote nothing, because it could not be read, gives way.
     """
+    root = settings.lake.root
     checkpoint = checkpoint_path(root, ingest.QUERY)
     planned = checkpoints.last_batch(spark, checkpoint)
     finished = _finished(spark, root)
@@ -146,7 +147,7 @@ def _plan_next(spark: SparkSession, root: str, address: Address, *, end: int) ->
     text = files.read_text(spark, f"{checkpoint}/offsets/{planned}") or ""
     number = finished + 1
     if planned > finished:
-        _require_untouched(spark, root, planned)
+        _require_untouched(spark, settings, planned)
     places: dict[str, dict[str, int]] = {}
     for topic, partition, offset in checkpoints.next_offsets(spark, checkpoint):
         places.setdefault(topic, {})[str(partition)] = offset
@@ -157,10 +158,10 @@ def _plan_next(spark: SparkSession, root: str, address: Address, *, end: int) ->
     return number
 
 
-def _require_untouched(spark: SparkSession, root: str, planned: int) -> None:
-    generation = checkpoints.generation(spark, checkpoint_path(root, ingest.QUERY))
+def _require_untouched(spark: SparkSession, settings: Settings, planned: int) -> None:
+    generation = checkpoints.generation(spark, checkpoint_path(settings.lake.root, ingest.QUERY))
     application = Transaction(ingest.QUERY, generation or "", planned).application
-    for table in ingest.written_tables(root):
+    for table in ingest.written_tables(settings):
         taken: Mapping[str, Any] = transactions(spark, table)
         if taken.get(application, -1) >= planned:
             raise RefusedToStart(

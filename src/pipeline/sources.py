@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline import catalog
 from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, REPAIRED, TEXT_LINES
 from pipeline.delta_log import newest_version
+from pipeline.errors import ConfigurationError
 from pipeline.kafka_topics import Topics
+from pipeline.kinds import Kind
 from pipeline.settings import Settings
-from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, REPAIRS, table_path
-from pipeline.transforms.decode import accepted_orders, accepted_products, classify, text_lines
+from pipeline.tables import RAW_EVENTS, REPAIRS, table_path
+from pipeline.transforms.decode import accepted_events, classify, text_lines
 
 __all__ = [
-    "LOG_TABLES",
     "kafka_topics",
     "kind_of_topic",
     "read_events",
@@ -29,14 +31,25 @@ __all__ = [
 _WHOLE_VERSIONS = 2**31 - 1
 """Files of the log in a micro-batch. The ledger tells what a batch has read by versions, so none may end inside of one."""
 
-LOG_TABLES: Mapping[str, str] = {ORDERS: ORDER_EVENTS, PRODUCTS: PRODUCT_EVENTS, TEXT_LINES: RAW_EVENTS}
-"""Where the log has the accepted events of a kind; text is its bytes."""
-
 
 def kind_of_topic(settings: Settings) -> Mapping[str, str]:
     """Which kind of event a topic holds."""
-    topics = settings.kafka.topics
-    return {topics.orders: ORDERS, topics.products: PRODUCTS, topics.text_lines: TEXT_LINES}
+    topics, more = settings.kafka.topics, settings.kafka.extension_topics
+    own = {topics.orders: ORDERS, topics.products: PRODUCTS, topics.text_lines: TEXT_LINES}
+    added = [name for name in catalog.kinds(settings) if name not in own.values()]
+    for name in more:
+        if name not in added:
+            raise ConfigurationError(
+                f"kafka.extension_topics names {name!r}, which is no kind of an extension; there are: {', '.join(added) or 'none'}.",
+                key=f"kafka.extension_topics.{name}",
+            )
+    found = {**own, **{more.get(name, name): name for name in added}}
+    if len(found) < len(own) + len(added) or topics.word_counts_output in found:
+        raise ConfigurationError(
+            f"two kinds of events have the same topic; each needs one of its own: {', '.join(found)}.",
+            key="kafka.extension_topics",
+        )
+    return found
 
 
 def kafka_topics(settings: Settings, kinds: Sequence[str]) -> Topics:
@@ -84,7 +97,7 @@ def stream_events(spark: SparkSession, settings: Settings, kind: str) -> DataFra
     if settings.speed.source == "log":
         return _stream_of_the_log(spark, settings, kind)
     records = stream_records(spark, settings, [kind], max_offsets=settings.speed.max_offsets_per_trigger)
-    return _accepted(records, kind)
+    return _accepted(records, catalog.kinds(settings)[kind])
 
 
 def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> DataFrame:
@@ -92,9 +105,9 @@ def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> Da
     log = (
         spark.readStream.format("delta")
         .option("maxFilesPerTrigger", _WHOLE_VERSIONS)
-        .load(table_path(settings.lake.root, LOG_TABLES[kind]))
+        .load(table_path(settings.lake.root, catalog.kinds(settings)[kind].table))
     )
-    if kind != TEXT_LINES:
+    if not catalog.kinds(settings)[kind].is_text:
         return log
     return text_lines(log.transform(with_kind, kinds=_topics_of(settings, kind)))
 
@@ -113,20 +126,17 @@ def read_events(
     `origin` typed reads them as they were written, raw decodes the bytes again; `version` is of the table read. Bytes
     (and text is nothing but bytes) are patched by version `repairs` of the repairs; None where there are none.
     """
-    root = settings.lake.root
-    if origin == "typed" and kind != TEXT_LINES:
-        return read_version(spark, table_path(root, LOG_TABLES[kind]), version)
+    root, known = settings.lake.root, catalog.kinds(settings)[kind]
+    if origin == "typed" and not known.is_text:
+        return read_version(spark, table_path(root, known.table), version)
     records = read_version(spark, table_path(root, RAW_EVENTS), version)
     if repairs is not None:
         records = _patched(records, read_version(spark, table_path(root, REPAIRS), repairs))
-    return _accepted(records.transform(with_kind, kinds=_topics_of(settings, kind)), kind)
+    return _accepted(records.transform(with_kind, kinds=_topics_of(settings, kind)), known)
 
 
-def _accepted(records: DataFrame, kind: str) -> DataFrame:
-    if kind == TEXT_LINES:
-        return text_lines(records)
-    classified = classify(records)
-    return accepted_orders(classified) if kind == ORDERS else accepted_products(classified)
+def _accepted(records: DataFrame, kind: Kind) -> DataFrame:
+    return text_lines(records) if kind.is_text else accepted_events(classify(records, [kind]), kind)
 
 
 def _patched(records: DataFrame, repairs: DataFrame) -> DataFrame:

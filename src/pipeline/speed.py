@@ -11,8 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import checkpoints, ledger
-from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
+from pipeline import catalog, checkpoints, ledger
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.lag import watcher
@@ -24,7 +23,7 @@ from pipeline.sources import kafka_topics, read_version, stream_events
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
-from pipeline.views import VIEWS, View, best_of_each_key
+from pipeline.views import View, best_of_each_key
 
 __all__ = ["run", "start_view"]
 
@@ -43,7 +42,8 @@ class _Seed:
 
 def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     """Run the views (all by default) in one session until stopped, or with `once` until what is there has been read."""
-    chosen = [VIEWS[name] for name in views or [*VIEWS]]
+    known = catalog.views(settings)
+    chosen = [known[name] for name in views or known]
     if settings.speed.source == "kafka" or any(view.name == WORD_COUNTS for view in chosen):
         require_topics(
             settings.kafka.bootstrap_servers, _topics(settings, chosen), options=settings.kafka.options
@@ -56,13 +56,13 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
             table = view_path(root, view.name, "speed", view.version)
             topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
-            ledger.catch_up(spark, root, view.query)
+            ledger.catch_up(spark, root, view.query, tables=catalog.typed_tables(settings))
         queries = _start_all(spark, settings, chosen, once=once)
         await_all(
             queries,
             root=root,
             stop=stop,
-            at_end=lambda query: ledger.catch_up(spark, root, query),
+            at_end=lambda query: ledger.catch_up(spark, root, query, tables=catalog.typed_tables(settings)),
             watch=watcher("speed", max_lag_records=settings.alerts.max_lag_records),
         )
 
@@ -126,7 +126,8 @@ def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
         finally:
             rows.unpersist()
         if transaction.batch_id % _LEDGER_EVERY == _LEDGER_EVERY - 1:
-            ledger.catch_up(changes.sparkSession, root, view.query)
+            tables = catalog.typed_tables(settings)
+            ledger.catch_up(changes.sparkSession, root, view.query, tables=tables)
             failpoint("speed: in the ledger")
 
     return write
@@ -173,9 +174,8 @@ def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
 
 
 def _topics(settings: Settings, views: Sequence[View]) -> list[str]:
-    topics = settings.kafka.topics
-    by_kind = {ORDERS: topics.orders, PRODUCTS: topics.products, TEXT_LINES: topics.text_lines}
-    needed = {by_kind[kind] for view in views for kind in view.inputs if settings.speed.source == "kafka"}
+    kinds = {kind for view in views for kind in view.inputs}
+    needed = {*kafka_topics(settings, [*kinds]).names} if settings.speed.source == "kafka" else set()
     if any(view.name == WORD_COUNTS for view in views):
-        needed.add(topics.word_counts_output)
+        needed.add(settings.kafka.topics.word_counts_output)
     return sorted(needed)

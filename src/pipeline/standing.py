@@ -12,7 +12,7 @@ table, divided by the time since the first of them began.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,21 +21,21 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipeline import checkpoints, files, kafka_offsets, ledger
+from pipeline import catalog, checkpoints, files, kafka_offsets, ledger
 from pipeline.checkpoints import MicroBatch
-from pipeline.contracts import KINDS
 from pipeline.delta_log import commit, commits, newest_version
 from pipeline.errors import CheckpointDamaged, KafkaUnreachable
 from pipeline.kafka_check import require_connection
 from pipeline.kafka_offsets import Address, Held, Partition
+from pipeline.kinds import Kind
 from pipeline.observe import Observed, observed
 from pipeline.settings import Settings
-from pipeline.sources import LOG_TABLES, kafka_topics
+from pipeline.sources import kafka_topics
 from pipeline.stopping import is_asked_to_stop
 from pipeline.tables import RAW_EVENTS, checkpoint_path, table_path, view_path
-from pipeline.views import VIEWS, View
+from pipeline.views import View
 
-__all__ = ["QUERIES", "Kafka", "Query", "Standing", "Waiting", "ask_kafka", "standing"]
+__all__ = ["Kafka", "Query", "Standing", "Waiting", "ask_kafka", "queries", "standing"]
 
 _MOST_BATCHES = 20
 _RATE_SECONDS = 300.0
@@ -44,14 +44,11 @@ _KAFKA_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Query:
-    """A streaming query by its versioned name; `view` is None for ingest."""
+    """A streaming query by its versioned name, and the kinds of events that it reads; `view` is None for ingest."""
 
     name: str
-    view: View | None
-
-    @property
-    def kinds(self) -> Sequence[str]:
-        return self.view.inputs if self.view else KINDS
+    kinds: Mapping[str, Kind]
+    view: View | None = None
 
     def table(self, root: str) -> str:
         """The table whose commits say how many rows it has written."""
@@ -59,7 +56,11 @@ class Query:
         return view_path(root, view.name, "speed", view.version) if view else table_path(root, RAW_EVENTS)
 
 
-QUERIES = (Query(ledger.INGEST, None), *(Query(view.query, view) for view in VIEWS.values()))
+def queries(settings: Settings) -> list[Query]:
+    """Ingest, and the query of each view."""
+    kinds, views = catalog.kinds(settings), catalog.views(settings).values()
+    of_views = [Query(view.query, {kind: kinds[kind] for kind in view.inputs}, view) for view in views]
+    return [Query(ledger.INGEST, kinds), *of_views]
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,11 @@ def ask_kafka(spark: SparkSession | None, settings: Settings) -> Kafka:
     """What Kafka holds, of the topics and of what the queries are to read next. Never raises: it may be silent."""
     if not kafka_offsets.can_be_asked(settings.kafka.options):
         return Kafka(silence="Kafka was not asked: its clients need a login that only Spark's reader has.")
-    servers, topics = settings.kafka.bootstrap_servers, kafka_topics(settings, KINDS).names
-    all_ends = _all_ends(spark, settings.lake.root)
+    servers, topics = (
+        settings.kafka.bootstrap_servers,
+        kafka_topics(settings, [*catalog.kinds(settings)]).names,
+    )
+    all_ends = _all_ends(spark, settings)
     try:
         require_connection(servers, _KAFKA_SECONDS)
         held = kafka_offsets.held_by_kafka(servers, topics, _KAFKA_SECONDS)
@@ -180,12 +184,12 @@ def standing(
     return Standing(**known)
 
 
-def _all_ends(spark: SparkSession | None, root: str) -> dict[str, Mapping[Partition, int]]:
+def _all_ends(spark: SparkSession | None, settings: Settings) -> dict[str, Mapping[Partition, int]]:
     """Where each query goes on; one whose checkpoint is damaged says so when it is looked at."""
     found: dict[str, Mapping[Partition, int]] = {}
-    for query in QUERIES:
+    for query in queries(settings):
         with suppress(CheckpointDamaged):
-            offsets = checkpoints.next_offsets(spark, checkpoint_path(root, query.name))
+            offsets = checkpoints.next_offsets(spark, checkpoint_path(settings.lake.root, query.name))
             found[query.name] = {(topic, partition): offset for topic, partition, offset in offsets}
     return found
 
@@ -273,7 +277,7 @@ def _lag(
         return _lag_of_log(spark, root, query, versions, now=now)
     if kafka.silence is not None:
         return {"lag_records": noted.records_behind, "lag_at": noted.at} if noted else {}
-    topics = kafka_topics(settings, query.kinds).names
+    topics = kafka_topics(settings, [*query.kinds]).names
     held = {place: one for place, one in kafka.held.items() if place[0] in topics}
     ends = kafka.ends.get(query.name, {})
     firsts = {place: max(ends.get(place, 0), one.first) for place, one in held.items()}
@@ -336,7 +340,7 @@ def _rows_between(spark: SparkSession | None, path: str, after: int, through: in
 
 def _log_table(root: str, query: Query, source: int) -> str:
     assert query.view is not None
-    return table_path(root, LOG_TABLES[query.view.reads[source].kind])
+    return table_path(root, query.kinds[query.view.reads[source].kind].table)
 
 
 def _state(spark: SparkSession | None, root: str, query: Query, noted: Observed | None) -> dict[str, Any]:

@@ -13,13 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from pipeline import files
+from pipeline import catalog, files
 from pipeline.checkpoints import generation
 from pipeline.contracts import (
     DISCARDED,
-    KINDS,
     LATENESS_MINUTES,
-    ORDERS,
     RECORD_IDENTITY,
     REPAIRED,
     TEXT_LINES,
@@ -30,8 +28,8 @@ from pipeline.ledger import INGEST
 from pipeline.published import published
 from pipeline.reading import LocalTables, Size, SparkTables, Tables
 from pipeline.settings import Settings
-from pipeline.sources import LOG_TABLES, kind_of_topic
-from pipeline.standing import QUERIES, Kafka, Query, Standing, Waiting, ask_kafka, standing
+from pipeline.sources import kind_of_topic
+from pipeline.standing import Kafka, Query, Standing, Waiting, ask_kafka, queries, standing
 from pipeline.stopping import running_queries
 from pipeline.tables import (
     BATCH_LEDGER,
@@ -43,7 +41,7 @@ from pipeline.tables import (
     table_path,
     view_path,
 )
-from pipeline.views import VIEWS, Reading, View
+from pipeline.views import Reading, View
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -128,24 +126,24 @@ def look(settings: Settings) -> Report:
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask_kafka, spark, settings)
         tables: Tables = LocalTables() if spark is None else SparkTables(spark)
-        sizes = _sizes(tables, settings.lake.root)
+        sizes = _sizes(tables, settings)
         log = _Log(tables, settings, sizes)
         late, newest = log.late_events(), log.newest_events()
         kafka = asking.result()
     running = running_queries(settings.lake.root, spark=spark)
-    queries = []
-    for query in QUERIES:
+    stand = []
+    for query in queries(settings):
         is_running = query.name in running
         known = standing(spark, settings, query, is_running=is_running, kafka=kafka, now=now)
-        queries.append(_with_events(known, query, settings, kafka, late, newest, now))
+        stand.append(_with_events(known, query, settings, kafka, late, newest, now))
     return Report(
         at=now,
         lake=settings.lake.root,
         kafka=settings.kafka.bootstrap_servers,
         kafka_silence=kafka.silence,
-        queries=queries,
+        queries=stand,
         topics=log.topics(spark, kafka),
-        views=[_view(spark, settings, view, sizes, now) for view in VIEWS.values()],
+        views=[_view(spark, settings, view, sizes, now) for view in catalog.views(settings).values()],
         tables=[_table(spark, name, path, size) for name, (path, size) in sizes.items()],
         notes=log.notes,
     )
@@ -174,10 +172,11 @@ def _require_lake(spark: SparkSession | None, root: str) -> None:
         )
 
 
-def _sizes(tables: Tables, root: str) -> dict[str, tuple[str, Size]]:
+def _sizes(tables: Tables, settings: Settings) -> dict[str, tuple[str, Size]]:
     """Path and size by name of all tables that there are; a view's by `<view>.speed` and `<view>.batch`."""
-    paths = {name: table_path(root, name) for name in SCHEMAS}
-    for view in VIEWS.values():
+    root = settings.lake.root
+    paths = {name: table_path(root, name) for name in catalog.schemas(settings)}
+    for view in catalog.views(settings).values():
         paths[f"{view.name}.speed"] = view_path(root, view.name, "speed", view.version)
         paths[f"{view.name}.batch"] = view_path(root, view.name, "batch", view.version)
     found = {name: (path, tables.size(path)) for name, path in paths.items()}
@@ -200,21 +199,21 @@ class _Log:
         return {view: (events, open_events) for view, events, open_events in rows}
 
     def newest_events(self) -> dict[tuple[str, str | None], datetime]:
-        """Of orders by event_type those of the last 24 hours of event time."""
+        """By kind and event_type (None where the kind has none) those of the last 24 hours of event time."""
         found: dict[tuple[str, str | None], datetime] = {}
-        for kind in KINDS:
-            name = LOG_TABLES[kind]
-            if kind == TEXT_LINES or name not in self._sizes:
+        for kind in catalog.kinds(self._settings).values():
+            name = kind.table
+            if kind.is_text or name not in self._sizes:
                 continue
             newest = self._tables.newest(self._sizes[name][0], "event_time")
             if newest is None:
                 continue
-            by = "event_type" if kind == ORDERS else "NULL"
+            by = "event_type" if kind.by_type else "NULL"
             since = f"TIMESTAMP '{newest - _LOOK_BACK:%Y-%m-%d %H:%M:%S}'"
             rows = self._tables.rows(
                 f"SELECT {by}, max(event_time) FROM {self._relation(name)} WHERE event_time >= {since} GROUP BY 1"
             )
-            found |= {(kind, event_type): newest for event_type, newest in rows}
+            found |= {(kind.name, event_type): newest for event_type, newest in rows}
         return found
 
     def topics(self, spark: SparkSession | None, kafka: Kafka) -> list[Topic]:
@@ -265,12 +264,13 @@ class _Log:
 
     def _duplicates(self, kind: str, topic: str) -> int | None:
         """The events accepted as they came that have the identity of another one; every line of text is its own."""
-        if kind == TEXT_LINES:
+        known = catalog.kinds(self._settings)[kind]
+        if known.is_text:
             return 0
-        name = LOG_TABLES[kind]
+        name = known.table
         if not self._is_countable(name, f"duplicates of {topic}"):
             return None
-        identity = "event_type, order_id, event_time" if kind == ORDERS else "product_id, event_time"
+        identity = ", ".join(known.identity)
         repaired = ""
         if REPAIRS in self._sizes:
             is_same = " AND ".join(f"repaired.{each} = events.{each}" for each in RECORD_IDENTITY)

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from pyspark.sql import types as T
 
 from pipeline import contracts, shop
+from pipeline.kinds import KINDS
 
 __all__ = [
     "BATCH_LEDGER",
@@ -195,7 +196,7 @@ SCHEMAS = {
     SKIPPED_RECORDS: _SKIPPED_RECORDS,
     RAW_EVENTS: contracts.RAW_EVENTS,
     ORDER_EVENTS: contracts.ORDER_EVENTS,
-    PRODUCT_EVENTS: contracts.PRODUCT_EVENTS,
+    PRODUCT_EVENTS: KINDS[contracts.PRODUCTS].schema,
     DEAD_LETTERS: contracts.DEAD_LETTERS,
     LATE_EVENTS: _LATE_EVENTS,
     BATCH_LEDGER: _BATCH_LEDGER,

@@ -1,4 +1,4 @@
-"""The five views: each is one function of its inputs, and what both layers must know to keep its rows.
+"""The views: each is one function of its inputs, and what both layers must know to keep its rows.
 
 A view's rows are told apart by `keys`. Where its definition gives several rows for a key (the matches of a join), the
 one of the highest `precedence` counts, in whatever order they come.
@@ -29,15 +29,19 @@ from pipeline.transforms.state import customer_totals
 from pipeline.transforms.windows import customer_hourly_spend
 from pipeline.transforms.words import word_counts
 
-__all__ = ["NAMES", "VIEWS", "Reading", "View", "best_of_each_key", "settled"]
+__all__ = ["VIEWS", "Reading", "View", "best_of_each_key", "settled"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one source of a view's query counts: the events of a kind, or of one event_type of it."""
+    """What one source of a view's query counts: the events of a kind, or of one event_type of it.
+
+    `is_counted_once` where the definition takes one event of each identity (`counted_once`), else every copy.
+    """
 
     kind: str
     event_type: str | None = None
+    is_counted_once: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class View:
 
     `reads` has an entry for each source of the streaming query, in Spark's order.
 
-    `columns` are those a reader sees. `settles_by` is the column that a horizon cuts (None: the view has none), and
+    The first of the `keys` is a column of the first input's events. `columns` are those a reader sees. `settles_by` is the column that a horizon cuts (None: the view has none), and
     `horizon` the latest time before which an event time completes its rows.
     """
 
@@ -153,7 +157,7 @@ _TOTALS = _schema(customer_id=_TEXT, order_count=_LONG, total_spend=WIDE_MONEY, 
 _WORD_COUNTS = _schema(word=_TEXT, count=_LONG)
 
 _CREATED = Reading(ORDERS, ORDER_CREATED)
-_CANCELLED = Reading(ORDERS, ORDER_CANCELLED)
+_CANCELLED = Reading(ORDERS, ORDER_CANCELLED, is_counted_once=False)
 
 VIEWS: Mapping[str, View] = {
     view.name: view
@@ -176,7 +180,7 @@ VIEWS: Mapping[str, View] = {
             version=1,
             define=enriched_orders,
             inputs=(ORDERS, PRODUCTS),
-            reads=(_CREATED, Reading(PRODUCTS)),
+            reads=(_CREATED, Reading(PRODUCTS, is_counted_once=False)),
             output_mode="append",
             schema=_ENRICHED_ORDERS,
             columns=tuple(_ENRICHED_ORDERS.names[:-3]),
@@ -224,5 +228,3 @@ VIEWS: Mapping[str, View] = {
         ),
     )
 }
-
-NAMES = tuple(VIEWS)

@@ -17,12 +17,12 @@ from pipeline.contracts import (
     MAX_VALUE_BYTES,
     ORDER_EVENTS,
     ORDERS,
-    PRODUCT_EVENTS,
     PRODUCTS,
     RAW_EVENTS,
     TEXT_LINES,
 )
-from pipeline.transforms.decode import accepted_orders, accepted_products, classify, dead_letters, text_lines
+from pipeline.kinds import KINDS
+from pipeline.transforms.decode import accepted_events, classify, dead_letters, text_lines
 
 KAFKA_TIME = datetime(2026, 1, 5, 12, 0, tzinfo=timezone.utc)
 TIME = '"timestamp":"2026-01-05T11:59:00Z"'
@@ -215,6 +215,10 @@ def only(frame: DataFrame) -> Row:
     return row
 
 
+def accepted_orders(classified: DataFrame) -> DataFrame:
+    return accepted_events(classified, KINDS[ORDERS])
+
+
 def parses(frame: DataFrame) -> int:
     """How often the optimized plan reads JSON by the main schema."""
     plan = frame._jdf.queryExecution().optimizedPlan().toString()  # type: ignore[operator]
@@ -227,7 +231,7 @@ def test_every_rule(spark: SparkSession) -> None:
         "offset",
         "if(fate = 'tombstone', fate, array_join(violations, ',')) AS verdict",
         "fate",
-        "order IS NOT NULL OR product IS NOT NULL OR line IS NOT NULL AS has_event",
+        "orders IS NOT NULL OR products IS NOT NULL OR kind = 'text-lines' AND fate = 'accepted' AS has_event",
     ).collect()
     verdicts = {row["offset"]: row for row in found}
     wrong = [
@@ -277,8 +281,9 @@ def test_the_other_selections(spark: SparkSession) -> None:
     classified = classify(
         records(spark, [(PRODUCTS, f"{{{PRODUCT}}}"), (TEXT_LINES, "a b"), (ORDERS, b"\xff")])
     )
-    products, lines, dead = accepted_products(classified), text_lines(classified), dead_letters(classified)
-    for rows, table in ((products, PRODUCT_EVENTS), (lines, LINES), (dead, DEAD_LETTERS)):
+    products = accepted_events(classified, KINDS[PRODUCTS])
+    lines, dead = text_lines(classified), dead_letters(classified)
+    for rows, table in ((products, KINDS[PRODUCTS].schema), (lines, LINES), (dead, DEAD_LETTERS)):
         assert rows.schema.simpleString() == table.simpleString()
     product, line, letter = only(products), only(lines), only(dead)
     assert (product["product_id"], product["price"], product["cost"]) == (
@@ -302,7 +307,7 @@ def test_json_is_parsed_once(spark: SparkSession, tmp_path: Path) -> None:
     for rows in (
         classified,
         accepted_orders(classified),
-        accepted_products(classified),
+        accepted_events(classified, KINDS[PRODUCTS]),
         dead_letters(classified),
     ):
         assert parses(rows) == 1 + strict_rereads
@@ -321,7 +326,7 @@ def test_a_stream_is_classified_like_a_batch(spark: SparkSession, tmp_path: Path
         .start(target)
     )
     query.awaitTermination()
-    verdicts = ["offset", "fate", "violations", "order", "product", "line"]
+    verdicts = ["offset", "fate", "violations", "orders", "products"]
     streamed = spark.read.parquet(target).select(verdicts).orderBy("offset").collect()
     assert streamed == classify(spark.read.parquet(source)).select(verdicts).orderBy("offset").collect()
     assert len(streamed) == len(small)

@@ -11,11 +11,11 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import kafka_offsets, ledger
+from pipeline import catalog, kafka_offsets, ledger
 from pipeline.audit.accounts import Account, Fault, fault_at
 from pipeline.audit.runs import length, runs_of, without
 from pipeline.audit.spans import MOST_ROWS, Span, as_table
-from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, TEXT_LINES
+from pipeline.contracts import RECORD_IDENTITY, TEXT_LINES
 from pipeline.delta_log import newest_version
 from pipeline.errors import KafkaUnreachable
 from pipeline.evidence import Evidence, identified_events
@@ -26,8 +26,6 @@ from pipeline.sources import kind_of_topic, read_version
 from pipeline.tables import (
     DEAD_LETTERS,
     OFFSET_GAPS,
-    ORDER_EVENTS,
-    PRODUCT_EVENTS,
     RAW_EVENTS,
     REPAIRS,
     SCHEMAS,
@@ -135,7 +133,7 @@ def _addresses(spark: SparkSession, settings: Settings, found: Evidence) -> Data
         ),
         *[
             _marked(read_version(spark, table_path(root, name), versions[name]), accepted=F.lit(True))
-            for name in (ORDER_EVENTS, PRODUCT_EVENTS)
+            for name in catalog.typed_tables(settings)
         ],
         _marked(spark.read.format("delta").load(table_path(root, DEAD_LETTERS)), dead=F.lit(True)),
     ]
@@ -306,8 +304,8 @@ def _against_kafka(spans: Mapping[Partition, Run], kafka: Kafka) -> list[Fault]:
 def _distinct(
     spark: SparkSession, settings: Settings, found: Evidence, ingested: Sequence[Span]
 ) -> dict[Partition, int]:
-    """By partition the accepted orders and products that are the first of their identity in (partition, offset)."""
-    told = identified_events(spark, settings, found, (ORDERS, PRODUCTS))
+    """By partition the accepted events, text apart, that are the first of their identity in (partition, offset)."""
+    told = identified_events(spark, settings, found)
     spans = F.broadcast(as_table(spark, ingested).select("topic", "partition", "end"))
     judged = told.join(spans, on=["topic", "partition"]).where(F.col("offset") < F.col("end"))
     firsts = judged.groupBy("topic", "key", "event_time").agg(

@@ -9,16 +9,14 @@ from functools import reduce
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import late, ledger
+from pipeline import catalog, late, ledger
 from pipeline.audit.accounts import Fault, QueryAccount, fault_at
 from pipeline.audit.runs import runs_of
 from pipeline.audit.spans import MOST_ROWS, Span
-from pipeline.contracts import ORDERS, PRODUCTS, TEXT_LINES
 from pipeline.evidence import Evidence, identified_events, speed_table
 from pipeline.published import seed_of
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic, read_version
-from pipeline.views import VIEWS
 
 __all__ = ["account_queries"]
 
@@ -28,7 +26,7 @@ def account_queries(
 ) -> tuple[list[QueryAccount], list[Fault]]:
     if not found.scopes:
         return [], []
-    told = identified_events(spark, settings, found, (ORDERS, PRODUCTS, TEXT_LINES))
+    told = identified_events(spark, settings, found, with_text=True)
     identity = ("query", "topic", "key", "event_time")
     entries = late.readings(spark, found.entries, [*found.scopes.values()])
     about = ("query", "wanted_type", "counts_from", "kind", "watermark")
@@ -130,7 +128,7 @@ def _table_faults(
     """Of the views whose rows say how many orders they hold: whether the table adds up to what the query counted."""
     faults = []
     for account in accounts:
-        view = VIEWS[account.query]
+        view = catalog.views(settings)[account.query]
         table = speed_table(spark, settings, view, found)
         if "order_count" not in view.columns or table is None:
             continue

@@ -16,7 +16,6 @@ from pipeline.kafka_offsets import Partition, Run
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic
 from pipeline.tables import checkpoint_path
-from pipeline.views import VIEWS
 
 __all__ = ["MOST_ROWS", "Span", "as_table", "ingested_spans", "ledger_faults", "query_spans"]
 
@@ -118,14 +117,15 @@ def ledger_faults(spark: SparkSession, found: Evidence, read: Sequence[Span]) ->
         if row["last"] is not None and row["last"] < row["end"]:
             note("not_in_ledger", row, row["last"], row["end"])
     return [
-        fault_at(fault, shown(query), (topic, partition), found_runs)
+        fault_at(fault, shown(query, found), (topic, partition), found_runs)
         for (fault, query, topic, partition), found_runs in sorted(runs.items())
     ]
 
 
-def shown(query: str) -> str:
+def shown(query: str, found: Evidence) -> str:
     """A speed query goes by its view's name, as in `late_events`."""
-    return next((view.name for view in VIEWS.values() if view.query == query), query)
+    views = (scope.view for scope in found.scopes.values())
+    return next((view.name for view in views if view.query == query), query)
 
 
 def as_table(spark: SparkSession, read: Sequence[Span]) -> DataFrame:

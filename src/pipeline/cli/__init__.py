@@ -54,13 +54,13 @@ class _Completion(argparse.Action):
             raise unknown("completion for", values, _SHELLS)
         import shtab
 
-        from pipeline.views import NAMES
+        from pipeline.views import VIEWS
 
         self._commands.help = "what to do"  # shtab passes over what the help leaves out
         for command in self._commands.choices.values():
             for action in command._actions:
                 if action.metavar == "VIEW":
-                    action.choices = sorted(NAMES)
+                    action.choices = sorted(VIEWS)
         print(shtab.complete(parser, values))
         parser.exit()
 

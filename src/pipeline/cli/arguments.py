@@ -7,8 +7,12 @@ import difflib
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 __all__ = ["count", "instant", "known_views", "positive", "share", "sorting", "unknown"]
 
@@ -19,15 +23,16 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> UsageError:
     return UsageError(f"There is no {kind} {name!r}.{meant}\nThere are: {', '.join(known)}.", nearest=nearest)
 
 
-def known_views(names: Sequence[str]) -> list[str]:
+def known_views(settings: Settings, names: Sequence[str]) -> list[str]:
     """`names` without repetitions; UsageError at the first one that is no view."""
     if not names:
         return []
-    from pipeline.views import NAMES
+    from pipeline import catalog
 
+    views = catalog.views(settings)
     for name in names:
-        if name not in NAMES:
-            raise unknown("view", name, sorted(NAMES))
+        if name not in views:
+            raise unknown("view", name, sorted(views))
     return list(dict.fromkeys(names))
 
 

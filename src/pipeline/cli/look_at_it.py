@@ -30,7 +30,7 @@ def _query_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _query(settings: Settings, arguments: Arguments) -> None:
-    (view,) = known_views([arguments.view])
+    (view,) = known_views(settings, [arguments.view])
     order_by = sorting(arguments.order_by)
     from pipeline import console, querying, rendering
 

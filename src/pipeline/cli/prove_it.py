@@ -56,7 +56,7 @@ def _tell(job: str, step: str, name: str, error: str | None) -> None:
 
 
 def _reconcile(settings: Settings, arguments: Arguments) -> int:
-    views = known_views(arguments.views)
+    views = known_views(settings, arguments.views)
     from pipeline import console, reconcile
 
     agreements = reconcile.run(settings, views=views, report=arguments.report)
@@ -134,7 +134,7 @@ def _quality_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _late(settings: Settings, arguments: Arguments) -> None:
-    views = known_views([arguments.view] if arguments.view else [])
+    views = known_views(settings, [arguments.view] if arguments.view else [])
     from pipeline import console, evidence, rendering
     from pipeline.late import class_name
 

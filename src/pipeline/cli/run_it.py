@@ -45,7 +45,7 @@ def _speed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _speed(settings: Settings, arguments: Arguments) -> None:
-    views = known_views(arguments.views)
+    views = known_views(settings, arguments.views)
     from pipeline import speed
 
     speed.run(settings, views=views, once=arguments.once)
@@ -65,7 +65,7 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _batch(settings: Settings, arguments: Arguments) -> None:
-    views = known_views(arguments.views)
+    views = known_views(settings, arguments.views)
     until = None if arguments.until is None else instant(arguments.until, option="--until")
     from pipeline import batch
 
@@ -116,11 +116,10 @@ def _stop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _stop(settings: Settings, arguments: Arguments) -> int:
-    from pipeline import console, ingest, stopping
+    from pipeline import catalog, console, ingest, stopping
     from pipeline.tables import local_path
-    from pipeline.views import VIEWS
 
-    known = {"ingest": ingest.QUERY, **{name: view.query for name, view in VIEWS.items()}}
+    known = {"ingest": ingest.QUERY, **{name: view.query for name, view in catalog.views(settings).items()}}
     for name in arguments.queries:
         if name not in known and name not in known.values():
             raise unknown("query", name, sorted(known))

@@ -67,10 +67,11 @@ def _down(settings: Settings, _: Arguments) -> None:
 
 def _topic_partitions(settings: Settings) -> dict[str, int]:
     from pipeline.devservices.generate import PARTITIONS
+    from pipeline.sources import kind_of_topic
 
     topics = settings.kafka.topics
     generated = {getattr(topics, role): partitions for role, partitions in PARTITIONS.items()}
-    return {**generated, topics.word_counts_output: 1}
+    return {**dict.fromkeys(kind_of_topic(settings), 1), **generated, topics.word_counts_output: 1}
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:

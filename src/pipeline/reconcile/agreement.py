@@ -11,7 +11,7 @@ from pathlib import Path
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import evidence, late
+from pipeline import catalog, evidence, late
 from pipeline.console import step
 from pipeline.errors import RefusedToStart
 from pipeline.evidence import Evidence, speed_table
@@ -23,7 +23,7 @@ from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table
 from pipeline.sources import read_version
 from pipeline.tables import RECONCILIATION, SCHEMAS, local_path, table_path
-from pipeline.views import VIEWS, View
+from pipeline.views import View
 
 __all__ = ["Agreement", "run"]
 
@@ -62,7 +62,7 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
     `report` is the Markdown file, by default `reconciliation.md` in a lake on this machine. Raises RefusedToStart where
     a layer has no table yet.
     """
-    spark = session(settings)
+    spark, known = session(settings), catalog.views(settings)
     with step("late events"):
         found = evidence.collect(spark, settings)
         if found.scopes:
@@ -70,9 +70,9 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
 
     def agreement(name: str) -> Agreement:
         with step(f"reconcile {name}"):
-            return _agreement(spark, settings, VIEWS[name], found)
+            return _agreement(spark, settings, known[name], found)
 
-    agreements = side_by_side(spark, [partial(agreement, name) for name in views or VIEWS])
+    agreements = side_by_side(spark, [partial(agreement, name) for name in views or known])
     missed = late.recorded(spark, settings.lake.root).groupBy("query").count().collect()
     late_events = {row["query"]: row["count"] for row in missed}
     agreements = [replace(one, late_events=late_events.get(one.view, 0)) for one in agreements]

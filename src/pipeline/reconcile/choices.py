@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipeline.contracts import ORDER_IDENTITY, ORDERS
+from pipeline.kinds import Kind
 from pipeline.reconcile.causes import CONFLICTING, UNEXPLAINED
 from pipeline.reconcile.comparison import is_same
 from pipeline.reconcile.flagged import is_met, view_over
@@ -39,15 +39,16 @@ class _Choices:
 
 
 def with_choices(
-    explained: DataFrame, flagged: Sequence[DataFrame], closed: DataFrame, *, view: View
+    explained: DataFrame, flagged: Sequence[DataFrame], closed: DataFrame, *, view: View, kind: Kind
 ) -> DataFrame:
     """What is unexplained is conflicting where one choice among rival copies gives just what the speed table has.
 
     One choice for all keys that the copies touch: an event that is in none of the rows is not explained by its being
-    in another one. Each way to choose is computed beside the others, its number written before the key.
+    in another one. Each way to choose is computed beside the others, its number written before the view's first key. `kind`
+    is that of the first input, whose copies are the rivals.
     """
-    base = "customer_id" if "customer_id" in view.keys else "order_id"
-    choices = _choices(flagged[0], base)
+    base = view.keys[0]
+    choices = _choices(flagged[0], base, kind)
     if not choices.worlds:
         return explained
     spark = explained.sparkSession
@@ -60,15 +61,15 @@ def with_choices(
     inputs = []
     for source, (rows, reading) in enumerate(zip(flagged, view.reads, strict=True)):
         met = rows.where(is_met(reading))
-        if reading.kind == ORDERS:
+        if reading.kind == kind.name:
             rest = met.join(rivals, on=["partition", "offset"], how="left_anti") if source == 0 else met
             in_worlds = rest.join(worlds, on=[base]).select(*rows.columns, "world")
             if source == 0:
                 picked = rows.join(picks, on=["partition", "offset"]).select(*rows.columns, "world")
                 in_worlds = in_worlds.unionByName(picked)
-            # The order too: in two worlds one order is two.
-            in_worlds = in_worlds.withColumn("order_id", F.concat_ws("|", "world", "order_id"))
-            met = (in_worlds if base == "order_id" else in_worlds.withColumn(base, numbered)).drop("world")
+            # What happened, too: in two worlds one order is two.
+            in_worlds = in_worlds.withColumn(kind.key, F.concat_ws("|", "world", kind.key))
+            met = (in_worlds if base == kind.key else in_worlds.withColumn(base, numbered)).drop("world")
         inputs.append(met)
     parts = F.split(base, r"\|", 2)
     value = F.struct(*[name for name in view.columns if name not in view.keys])
@@ -92,11 +93,11 @@ def with_choices(
     return explained.withColumn("cause", F.when(is_chosen, CONFLICTING).otherwise(F.col("cause")))
 
 
-def _choices(creations: DataFrame, base: str) -> _Choices:
+def _choices(events: DataFrame, base: str, kind: Kind) -> _Choices:
     """The ways to choose; none where they are too many to try."""
     rows = (
-        creations.where(F.col("is_rival") & F.col("is_conflicting"))
-        .select(F.struct(*ORDER_IDENTITY).alias("identity"), F.col(base).alias("base"), "partition", "offset")
+        events.where(F.col("is_rival") & F.col("is_conflicting"))
+        .select(F.struct(*kind.identity).alias("identity"), F.col(base).alias("base"), "partition", "offset")
         .limit(_MOST_RIVALS + 1)
         .collect()
     )

@@ -14,7 +14,7 @@ from functools import reduce
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import ledger
+from pipeline import catalog, ledger
 from pipeline.contracts import RECORD_IDENTITY, TEXT_LINES
 from pipeline.evidence import Evidence, unrepaired
 from pipeline.published import Published, events_of
@@ -44,7 +44,12 @@ def explain_differences(
     keys = differing.select(*view.keys)
     flagged = [
         flagged_events(
-            concerned(events_read(spark, settings, reading, found), keys, view=view, reading=reading),
+            concerned(
+                events_read(spark, settings, reading, found),
+                keys,
+                view=view,
+                kind=catalog.kinds(settings)[reading.kind],
+            ),
             spark,
             settings,
             view,
@@ -67,7 +72,9 @@ def explain_differences(
     explained = _with_cause(differing, values, again, view=view, causes=[cause for cause, _ in steps])
     explained = explained.persist()
     if not explained.where(F.col("cause") == UNEXPLAINED).isEmpty():
-        explained = with_choices(explained, flagged, closed, view=view).persist()
+        explained = with_choices(
+            explained, flagged, closed, view=view, kind=catalog.kinds(settings)[view.inputs[0]]
+        ).persist()
         explained.count()
     for events in flagged:
         events.unpersist()

@@ -8,19 +8,12 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import late, ledger
-from pipeline.contracts import (
-    CONTRACT_VERSION,
-    ORDER_CANCELLED,
-    ORDER_IDENTITY,
-    ORDERS,
-    PRODUCT_IDENTITY,
-    RECORD_IDENTITY,
-)
+from pipeline import catalog, late, ledger
+from pipeline.contracts import CONTRACT_VERSION, RECORD_IDENTITY
 from pipeline.evidence import Evidence
+from pipeline.kinds import Kind
 from pipeline.published import Published, Snapshot, events_of, seed_of
 from pipeline.settings import Settings
-from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS
 from pipeline.views import Reading, View, best_of_each_key
 
 __all__ = ["concerned", "events_read", "flagged_events", "is_met", "view_over"]
@@ -32,14 +25,14 @@ def events_read(spark: SparkSession, settings: Settings, reading: Reading, found
     return events if reading.event_type is None else events.where(F.col("event_type") == reading.event_type)
 
 
-def concerned(events: DataFrame, keys: DataFrame, *, view: View, reading: Reading) -> DataFrame:
-    """The events that can have a part in rows of these keys, every copy of each; versions of products all may."""
-    if reading.kind != ORDERS:
+def concerned(events: DataFrame, keys: DataFrame, *, view: View, kind: Kind) -> DataFrame:
+    """The events that can have a part in rows of these keys, every copy of each; of what is joined to the first input all may."""
+    if kind.name != view.inputs[0]:
         return events
     shared = [name for name in view.keys if name in events.columns]
     named = events.join(F.broadcast(keys.select(*shared).distinct()), on=shared, how="left_semi")
-    identities = named.select(*ORDER_IDENTITY).distinct()
-    return events.join(identities, on=[*ORDER_IDENTITY], how="left_semi")
+    identities = named.select(*kind.identity).distinct()
+    return events.join(identities, on=[*kind.identity], how="left_semi")
 
 
 def flagged_events(
@@ -59,17 +52,17 @@ def flagged_events(
     the batch that the query met it in.
     """
     scope, reading = found.scopes[view.name], view.reads[source]
+    kind = catalog.kinds(settings)[reading.kind]
     contents = [name for name in events.columns if name not in (*RECORD_IDENTITY, "contract_version")]
     ranges = ledger.within(found.entries, {view.query: scope.judged}).where(F.col("source") == source)
     rows = ledger.with_batch(events, ranges, columns=("batch_id", "watermark"), how="left")
     log = events_of(spark, settings, reading.kind, log=newest.log)
-    rows = _with_presence(rows, log, "in_batch", is_all=_is_same_log(newest.log, found.log, reading))
+    rows = _with_presence(rows, log, "in_batch", is_all=_is_same_log(newest.log, found.log, kind))
     rows = _with_presence(rows, found.repaired, "is_repaired", is_all=False)
-    rows = _with_seed(rows, spark, settings, view, reading, found)
+    rows = _with_seed(rows, spark, settings, view, kind, found)
     rows = rows.withColumn("is_read", F.col("batch_id").isNotNull() & ~F.col("is_repaired"))
     rows = rows.withColumn("is_in_time", F.col("is_read") & late.is_in_time())
-    identity = ORDER_IDENTITY if reading.kind == ORDERS else PRODUCT_IDENTITY
-    copies = Window.partitionBy(*identity)
+    copies = Window.partitionBy(*kind.identity)
     content = F.xxhash64(*contents)
     as_met = copies.orderBy(F.desc("is_in_time"), "batch_id", "partition", "offset")
     rows = rows.withColumns(
@@ -98,9 +91,8 @@ def _with_presence(rows: DataFrame, others: DataFrame, name: str, *, is_all: boo
     return joined.withColumn(name, F.coalesce(name, F.lit(False)))
 
 
-def _is_same_log(one: Snapshot, other: Snapshot, reading: Reading) -> bool:
-    table = ORDER_EVENTS if reading.kind == ORDERS else PRODUCT_EVENTS
-    return one.versions[table] == other.versions[table]
+def _is_same_log(one: Snapshot, other: Snapshot, kind: Kind) -> bool:
+    return one.versions[kind.table] == other.versions[kind.table]
 
 
 def _with_seed(
@@ -108,15 +100,15 @@ def _with_seed(
     spark: SparkSession,
     settings: Settings,
     view: View,
-    reading: Reading,
+    kind: Kind,
     found: Evidence,
 ) -> DataFrame:
     """What a seeded query began with counts as read, in time, by a batch before its first; the rest of that time as unread."""
     seed = seed_of(spark, settings, view)
     if seed is None or seed.horizon is None:
         return rows
-    log = events_of(spark, settings, reading.kind, log=seed.log)
-    rows = _with_presence(rows, log, "in_seed", is_all=_is_same_log(seed.log, found.log, reading))
+    log = events_of(spark, settings, kind.name, log=seed.log)
+    rows = _with_presence(rows, log, "in_seed", is_all=_is_same_log(seed.log, found.log, kind))
     is_before = F.col("event_time") < F.lit(seed.horizon)
     seeded = F.when(F.col("in_seed"), F.lit(-1).cast("long"))
     return rows.withColumns(
@@ -129,9 +121,8 @@ def _with_seed(
 
 
 def is_met(reading: Reading) -> Column:
-    """Whether the query has taken just this copy: creations are counted once, the first that came; others add nothing twice."""
-    is_counted_once = reading.kind == ORDERS and reading.event_type != ORDER_CANCELLED
-    return F.col("is_in_time") & F.col("is_first") if is_counted_once else F.col("is_in_time")
+    """Whether the query has taken just this copy: of what is counted once the first that came, else every one."""
+    return F.col("is_in_time") & F.col("is_first") if reading.is_counted_once else F.col("is_in_time")
 
 
 def view_over(view: View, sources: Sequence[DataFrame]) -> DataFrame:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import islice
 
-from pipeline import checkpoints, late, serving
+from pipeline import catalog, checkpoints, late, serving
 from pipeline.contracts import DEAD, DEAD_LETTER_STATUSES
 from pipeline.delta_log import commits, newest_version
 from pipeline.ledger import INGEST
@@ -26,7 +26,6 @@ from pipeline.tables import (
     RAW_EVENTS,
     RECONCILIATION,
     REPAIRS,
-    SCHEMAS,
     SKIPPED_RECORDS,
     checkpoint_path,
     table_path,
@@ -254,12 +253,12 @@ class _Lake:
     """The tables of a lake, each at the version it had when it was first asked for."""
 
     def __init__(self, settings: Settings) -> None:
-        root = settings.lake.root
+        root, views = settings.lake.root, catalog.views(settings)
         self._duckdb = DuckDb()
         self._relations: dict[tuple[str, int], str] = {}
-        self._tables = {name: _newest(table_path(root, name)) for name in SCHEMAS}
+        self._tables = {name: _newest(table_path(root, name)) for name in catalog.schemas(settings)}
         self.states: dict[str, State] = {}
-        for view in VIEWS.values():
+        for view in views.values():
             self.states |= serving.states(None, settings, view)
 
     def rows(self, sql: str, *tables: str) -> list[Row]:
@@ -304,13 +303,13 @@ def _newest(path: str) -> Table | None:
 
 def read(settings: Settings) -> Numbers:
     """What the lake says now; where it has no table for a number yet, there is none."""
-    root, lake = settings.lake.root, _Lake(settings)
+    lake, views = _Lake(settings), [*catalog.views(settings).values()]
     return Numbers(
-        root=root,
+        root=settings.lake.root,
         made_at=datetime.now(timezone.utc),
         topics=_topics(lake),
         letters=_letters(lake),
-        views=[_view(lake, view) for view in VIEWS.values()],
+        views=[_view(lake, view) for view in views],
         spend=_spend(lake),
         customers=_customers(lake),
         words=_words(lake),
@@ -318,8 +317,8 @@ def read(settings: Settings) -> Numbers:
         violations=_violations(lake),
         reasons=_reasons(lake),
         late=_late(lake),
-        durations=[*_micro_batches(root), *_batch_runs(root)],
-        agreements=_agreements(lake),
+        durations=[*_micro_batches(settings.lake.root, views), *_batch_runs(settings.lake.root, views)],
+        agreements=_agreements(lake, views),
         expectations=_expectations(lake),
         tables=[*lake.read()],
     )
@@ -504,10 +503,10 @@ def _late(lake: _Lake) -> list[Late]:
     return [Late(view, bound, *counts) for (view, bound), counts in sorted(found.items())]
 
 
-def _micro_batches(root: str) -> Iterator[Duration]:
+def _micro_batches(root: str, views: Sequence[View]) -> Iterator[Duration]:
     """From when Spark chose what a micro-batch reads to its last commit; ingest ends with the ledger, a view with its table."""
     ends = {INGEST: table_path(root, BATCH_LEDGER)}
-    ends |= {view.query: view_path(root, view.name, "speed", view.version) for view in VIEWS.values()}
+    ends |= {view.query: view_path(root, view.name, "speed", view.version) for view in views}
     for query, table in ends.items():
         checkpoint = checkpoint_path(root, query)
         generation = checkpoints.generation(None, checkpoint)
@@ -530,9 +529,9 @@ def _micro_batches(root: str) -> Iterator[Duration]:
             yield Duration(name, True, batch.planned_at, max(seconds, 0.0), records)
 
 
-def _batch_runs(root: str) -> Iterator[Duration]:
+def _batch_runs(root: str, views: Sequence[View]) -> Iterator[Duration]:
     """From the beginning of a view's batch run to the commit that publishes it."""
-    for view in VIEWS.values():
+    for view in views:
         path = view_path(root, view.name, "batch", view.version)
         told = ((commit, commit.metadata) for commit in commits(None, path))
         published = ((commit, facts) for commit, facts in told if facts and "begun_at" in facts)
@@ -543,13 +542,13 @@ def _batch_runs(root: str) -> Iterator[Duration]:
             )
 
 
-def _agreements(lake: _Lake) -> list[Agreement]:
+def _agreements(lake: _Lake, views: Sequence[View]) -> list[Agreement]:
     rows = lake.rows(
         f"SELECT view, run_at, horizon, compared, equal, unexplained_keys, {', '.join(CAUSES)} FROM {{reconciliation}} "
         "QUALIFY ROW_NUMBER() OVER (PARTITION BY view ORDER BY run_at DESC) = 1",
         RECONCILIATION,
     )
-    order = [*VIEWS]
+    order = [view.name for view in views]
     found = [
         Agreement(
             view=view,

@@ -10,7 +10,7 @@ Spark would compute it at every use. What only odd records need is `interpreted`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, reduce
 from operator import and_
 
@@ -33,18 +33,16 @@ from pipeline.contracts import (
     ORDER,
     ORDER_CANCELLED,
     ORDER_CREATED,
-    ORDER_EVENTS,
     ORDERS,
     PENDING,
-    PRODUCT,
-    PRODUCT_EVENTS,
-    PRODUCTS,
     RAW_EVENTS,
+    RECORD_IDENTITY,
     STATUSES,
     TEXT_LINES,
     TOMBSTONE,
     TOO_LARGE,
 )
+from pipeline.kinds import KINDS, Field, Kind
 from pipeline.transforms.checks import (
     amount,
     are_usual_items,
@@ -61,8 +59,7 @@ from pipeline.transforms.checks import (
 )
 
 __all__ = [
-    "accepted_orders",
-    "accepted_products",
+    "accepted_events",
     "classify",
     "dead_letters",
     "is_accepted_text",
@@ -71,19 +68,7 @@ __all__ = [
 
 CORRUPT = "_corrupt_record"
 
-TEXT_FIELDS = (
-    "event_type",
-    "order_id",
-    "customer_id",
-    "total",
-    "status",
-    "timestamp",
-    "product_id",
-    "name",
-    "product_category",
-    "price",
-    "cost",
-)
+ORDER_FIELDS = ("event_type", "order_id", "customer_id", "total", "status", "timestamp")
 
 UNTYPED_ITEMS = T.ArrayType(
     T.StructType(
@@ -94,9 +79,6 @@ UNTYPED_ITEMS = T.ArrayType(
         ]
     )
 )
-
-TEXT_DOCUMENT = T.StructType([T.StructField(name, T.StringType()) for name in (*TEXT_FIELDS, CORRUPT)])
-DOCUMENT = T.StructType([T.StructField("items", UNTYPED_ITEMS), *TEXT_DOCUMENT.fields])
 
 ITEMS_ONLY = T.StructType([T.StructField("items", T.VariantType()), T.StructField(CORRUPT, T.StringType())])
 
@@ -112,44 +94,46 @@ MISFIT = "0"
 STARTS_AN_OBJECT = r"\A[ \t\r\n]*+\{"
 
 
-def classify(records: DataFrame) -> DataFrame:
-    """Each record (RAW_EVENTS and its `kind`) with its `fate`, `violations` and typed `order`, `product` or `line`.
+Declared = tuple[Kind, ...]
+"""The kinds that are nothing but a list of fields."""
 
-    `violations` is in contract order and empty unless the fate is dead; of the other three only the one of the
-    record's kind is filled, and only when the fate is accepted. Runs on batches and streams alike.
+
+def classify(records: DataFrame, kinds: Iterable[Kind] = KINDS.values()) -> DataFrame:
+    """Each record (RAW_EVENTS and its `kind`) with its `fate`, `violations` and typed event.
+
+    `violations` is in contract order and empty unless the fate is dead. The event is in a column of its kind's name, and of
+    those only the one of the record's kind is filled, and only when the fate is accepted. Runs on batches and streams alike.
     """
-    steps = reduce(DataFrame.withColumns, _steps(), records)
-    return steps.select(*RAW_EVENTS.names, "kind", *_verdict())
+    declared = tuple(kind for kind in kinds if kind.fields)
+    steps = reduce(DataFrame.withColumns, _steps(declared), records)
+    return steps.select(*RAW_EVENTS.names, "kind", *_verdict(declared))
 
 
 @cache
-def _steps() -> tuple[dict[str, Column], ...]:
+def _steps(declared: Declared) -> tuple[dict[str, Column], ...]:
     """The columns that follow from each other, step by step. They are of no DataFrame, so they are built once a process:
     three thousand calls into the JVM.
     """
     return (
-        {"parsed": _once(_parsed())},
-        {"document": _document()},
-        _values(),
+        {"parsed": _once(_parsed(declared))},
+        {"document": _document(declared)},
+        _values(declared),
         _judged_values(),
         {"total": _total()},
-        {"violations": _once(_violations())},
+        {"violations": _once(_violations(declared))},
     )
 
 
 @cache
-def _verdict() -> tuple[Column, ...]:
-    return (_fate().alias("fate"), F.col("violations"), *_events())
+def _verdict(declared: Declared) -> tuple[Column, ...]:
+    return (_fate().alias("fate"), F.col("violations"), *_events(declared))
 
 
-def accepted_orders(classified: DataFrame) -> DataFrame:
-    """The accepted orders as ORDER_EVENTS, duplicates kept."""
-    return _accepted(classified, ORDERS).select("order.*", "*").select(*_columns(ORDER_EVENTS))
-
-
-def accepted_products(classified: DataFrame) -> DataFrame:
-    """The accepted product versions as PRODUCT_EVENTS, duplicates kept."""
-    return _accepted(classified, PRODUCTS).select("product.*", "*").select(*_columns(PRODUCT_EVENTS))
+def accepted_events(classified: DataFrame, kind: Kind) -> DataFrame:
+    """The accepted events of a kind, with the columns of its table, duplicates kept. Text has none: see `text_lines`."""
+    accepted = classified.where((F.col("kind") == kind.name) & (F.col("fate") == ACCEPTED))
+    version = F.lit(CONTRACT_VERSION).alias("contract_version")
+    return accepted.select(f"`{kind.name}`.*", *RECORD_IDENTITY, version)
 
 
 def text_lines(records: DataFrame) -> DataFrame:
@@ -166,10 +150,6 @@ def is_accepted_text() -> Column:
 def dead_letters(classified: DataFrame) -> DataFrame:
     """The rejected records as DEAD_LETTERS: their bytes as they came, and why."""
     return classified.where(F.col("fate") == DEAD).select(*_columns(DEAD_LETTERS))
-
-
-def _accepted(classified: DataFrame, kind: str) -> DataFrame:
-    return classified.where((F.col("kind") == kind) & (F.col("fate") == ACCEPTED))
 
 
 def _columns(table: T.StructType) -> list[Column]:
@@ -197,25 +177,36 @@ def _is_too_large() -> Column:
     return F.octet_length("value") > MAX_VALUE_BYTES
 
 
-def _parsed() -> Column:
-    """The value read as a DOCUMENT, null where it cannot be one; CORRUPT is set in it where it does not fit."""
+def _text_document(declared: Declared) -> T.StructType:
+    """Every field of every kind, as text."""
+    of_declared = [field.name for kind in declared for field in kind.fields]
+    names = dict.fromkeys((*ORDER_FIELDS, *of_declared))
+    return T.StructType([T.StructField(name, T.StringType()) for name in (*names, CORRUPT)])
+
+
+def _whole_document(declared: Declared) -> T.StructType:
+    return T.StructType([T.StructField("items", UNTYPED_ITEMS), *_text_document(declared).fields])
+
+
+def _parsed(declared: Declared) -> Column:
+    """The value read as a document, null where it cannot be one; CORRUPT is set in it where it does not fit."""
     text = _text()
     is_candidate = (
-        F.col("kind").isin(ORDERS, PRODUCTS)
+        F.col("kind").isin(ORDERS, *[kind.name for kind in declared])
         & ~_is_too_large()
         & F.is_valid_utf8(text)
         & (F.startswith(text, F.lit("{")) | text.rlike(STARTS_AN_OBJECT))
     )
-    return F.when(is_candidate, F.from_json(text, DOCUMENT, JSON_OPTIONS))
+    return F.when(is_candidate, F.from_json(text, _whole_document(declared), JSON_OPTIONS))
 
 
-def _document() -> Column:
-    """The value as a DOCUMENT, null where it is none; CORRUPT is set in it where `items` has the wrong shape."""
+def _document(declared: Declared) -> Column:
+    """The value as a document, null where it is none; CORRUPT is set in it where `items` has the wrong shape."""
     fits = F.col(f"parsed.{CORRUPT}").isNull()
-    return F.when(fits, F.col("parsed")).otherwise(_reread_document())
+    return F.when(fits, F.col("parsed")).otherwise(_reread_document(declared))
 
 
-def _reread_document() -> Column:
+def _reread_document(declared: Declared) -> Column:
     """A value that does not fit, read again: null where it is no JSON, else with the last `items` judged alone.
 
     The first parse cannot tell which of several `items` did not fit, and the last counts. As a variant it keeps its
@@ -227,29 +218,49 @@ def _reread_document() -> Column:
     absent = F.when(only[CORRUPT].isNull(), "null").otherwise(MISFIT)
     alone = F.concat(F.lit('{"items":'), F.coalesce(F.to_json(only["items"]), absent), F.lit("}"))
 
+    whole, texts = _whole_document(declared), _text_document(declared)
+
     def judged(parsed: Column) -> Column:
-        fits = F.from_json(alone, DOCUMENT, JSON_OPTIONS)
+        fits = F.from_json(alone, whole, JSON_OPTIONS)
         fields = {
             "items": fits["items"],
-            **{name: parsed[name] for name in TEXT_FIELDS},
+            **{name: parsed[name] for name in texts.names if name != CORRUPT},
             CORRUPT: fits[CORRUPT],
         }
         document = F.struct(*[value.alias(name) for name, value in fields.items()])
         return F.when(parsed[CORRUPT].isNull(), document)
 
-    return bound(F.from_json(text, TEXT_DOCUMENT, JSON_OPTIONS), judged)
+    return bound(F.from_json(text, texts, JSON_OPTIONS), judged)
 
 
-def _values() -> dict[str, Column]:
+def _values(declared: Declared) -> dict[str, Column]:
     """The values of a document, cast; an amount is null where absent or against its rule, the others may be wrong."""
-    is_order, is_product, text = F.col("kind") == ORDERS, F.col("kind") == PRODUCTS, _text()
+    is_order, text = F.col("kind") == ORDERS, _text()
     return {
         "cast_items": F.when(is_order, F.col("document.items").try_cast(ITEMS)),
         "total": F.when(is_order, amount(F.col("document.total"), text, "total")),
-        "price": F.when(is_product, amount(F.col("document.price"), text, "price")),
-        "cost": F.when(is_product, amount(F.col("document.cost"), text, "cost")),
+        **{
+            _amount_of(name): F.when(
+                F.col("kind").isin(*kinds), amount(F.col(f"document.{name}"), text, name)
+            )
+            for name, kinds in _kinds_by_amount(declared).items()
+        },
         "instant": instant(F.col("document.timestamp")),
     }
+
+
+def _kinds_by_amount(declared: Declared) -> dict[str, list[str]]:
+    """By the name of a field that is an amount of money, the kinds that have it."""
+    found: dict[str, list[str]] = {}
+    for kind in declared:
+        for field in kind.fields:
+            if field.rule == "amount":
+                found.setdefault(field.name, []).append(kind.name)
+    return found
+
+
+def _amount_of(name: str) -> str:
+    return f"amount_{name}"
 
 
 def _judged_values() -> dict[str, Column]:
@@ -281,8 +292,11 @@ def _total() -> Column:
     return F.coalesce(F.col("total"), derived)
 
 
-def _violations() -> Column:
+def _violations(declared: Declared) -> Column:
     """The violations in contract order, none for a tombstone."""
+    of_document = F.when(F.col("kind") == ORDERS, _failures(_order_checks()))
+    for kind in declared:
+        of_document = of_document.when(F.col("kind") == kind.name, _failures(_checks(kind)))
     return (
         F.when(F.col("value").isNull(), _names())
         .when(_is_too_large(), _names(TOO_LARGE))
@@ -291,8 +305,7 @@ def _violations() -> Column:
             F.when(is_accepted_text(), _names()).otherwise(_names(NOT_UTF8)),
         )
         .when(F.col("document").isNull(), _names(NOT_JSON))
-        .when(F.col("kind") == ORDERS, _failures(_order_checks()))
-        .otherwise(_failures(_product_checks()))
+        .otherwise(of_document)
     )
 
 
@@ -301,13 +314,12 @@ def _fate() -> Column:
     return F.when(F.col("value").isNull(), TOMBSTONE).when(is_dead, DEAD).otherwise(F.lit(ACCEPTED))
 
 
-def _events() -> list[Column]:
-    """`order`, `product` and `line`: the one of the record's kind, when it is accepted."""
+def _events(declared: Declared) -> list[Column]:
+    """The event of the record's kind, when it is accepted, in the column of that name."""
     is_accepted = F.col("value").isNotNull() & (F.size("violations") == 0)
+    events = {ORDERS: _order(), **{kind.name: _event(kind) for kind in declared}}
     return [
-        F.when(is_accepted & (F.col("kind") == ORDERS), _order()).alias("order"),
-        F.when(is_accepted & (F.col("kind") == PRODUCTS), _product()).alias("product"),
-        F.when(is_accepted & (F.col("kind") == TEXT_LINES), _text()).alias("line"),
+        F.when(is_accepted & (F.col("kind") == name), event).alias(name) for name, event in events.items()
     ]
 
 
@@ -325,15 +337,20 @@ def _order_checks() -> dict[str, Column]:
     }
 
 
-def _product_checks() -> dict[str, Column]:
-    return {
-        "product_id": is_identifier(F.col("document.product_id")),
-        "name": is_identifier(F.col("document.name")),
-        "product_category": is_identifier(F.col("document.product_category")),
-        "price": F.col("price").isNotNull(),
-        "cost": F.col("cost").isNotNull(),
-        "timestamp": F.col("event_time").isNotNull(),
-    }
+def _checks(kind: Kind) -> dict[str, Column]:
+    checks = {field.name: _holds(field) for field in kind.fields}
+    return {**checks, "timestamp": F.col("event_time").isNotNull()}
+
+
+def _holds(field: Field) -> Column:
+    """Whether the field keeps its rule; null where it is absent and may not be."""
+    text = F.col(f"document.{field.name}")
+    holds = {
+        "identifier": lambda: is_identifier(text),
+        "amount": lambda: F.col(_amount_of(field.name)).isNotNull(),
+        "choice": lambda: text.isin(*field.values),
+    }[field.rule]()
+    return holds if field.is_required else text.isNull() | holds
 
 
 def _order() -> Column:
@@ -347,8 +364,10 @@ def _order() -> Column:
     return _struct(ORDER, known)
 
 
-def _product() -> Column:
-    return _struct(PRODUCT, {name: F.col(name) for name in ("price", "cost", "event_time")})
+def _event(kind: Kind) -> Column:
+    amounts = [field.name for field in kind.fields if field.rule == "amount"]
+    known = {name: F.col(_amount_of(name)) for name in amounts}
+    return _struct(kind.columns, {**known, "event_time": F.col("event_time")})
 
 
 def _struct(table: T.StructType, known: Mapping[str, Column]) -> Column:
