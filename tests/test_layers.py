@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "assembly": {
         "ingest", "skipping",
         "speed", "batch", "published", "evidence", "lag", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
-        "standing", "status", "report.", "maintain", "quality", "expectations", "validation", "order_contract", "events.", "scheduled",
+        "standing", "status", "report.", "maintain", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {
         "catalog", "sources", "sinks", "observe", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",

@@ -38,6 +38,7 @@ __all__ = [
     "Speed",
     "Topics",
     "flattened",
+    "keys",
     "load",
     "without_secrets",
 ]
@@ -327,6 +328,27 @@ def load(
 def flattened(settings: Settings) -> dict[str, Any]:
     """Each dotted key path with its value, secrets masked; in the order of the schema."""
     return dict(_flat(settings, ()))
+
+
+def keys() -> dict[str, str]:
+    """Each dotted key path with the form of its value, in the order of the schema."""
+    return {".".join(path): _form(_kind(path)) for path in _leaf_paths(Settings, ())}
+
+
+def _leaf_paths(section: Any, path: KeyPath) -> Iterator[KeyPath]:
+    for name, kind in _keys(section).items():
+        if is_dataclass(kind):
+            yield from _leaf_paths(kind, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def _form(kind: Any) -> str:
+    if _is_map(kind):
+        return "map of texts"
+    of = get_args(kind) or (kind,)
+    named = "whole number" if int in of else "text"
+    return f"{named} or null" if type(None) in of else named
 
 
 def without_secrets(settings: Settings, text: str) -> str:

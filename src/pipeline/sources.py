@@ -12,7 +12,7 @@ from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, REPAIRED, TEXT
 from pipeline.delta_log import newest_version
 from pipeline.errors import ConfigurationError
 from pipeline.kafka_topics import Topics
-from pipeline.kinds import Kind
+from pipeline.kinds import KINDS, Kind
 from pipeline.settings import Settings
 from pipeline.tables import RAW_EVENTS, REPAIRS, table_path
 from pipeline.transforms.decode import accepted_events, classify, text_lines
@@ -36,7 +36,7 @@ def kind_of_topic(settings: Settings) -> Mapping[str, str]:
     """Which kind of event a topic holds."""
     topics, more = settings.kafka.topics, settings.kafka.extension_topics
     own = {topics.orders: ORDERS, topics.products: PRODUCTS, topics.text_lines: TEXT_LINES}
-    added = [name for name in catalog.kinds(settings) if name not in own.values()]
+    added = [name for name in catalog.kinds(settings) if name not in KINDS]
     for name in more:
         if name not in added:
             raise ConfigurationError(

@@ -29,7 +29,7 @@ from pipeline.transforms.state import customer_totals
 from pipeline.transforms.windows import customer_hourly_spend
 from pipeline.transforms.words import word_counts
 
-__all__ = ["VIEWS", "Reading", "View", "best_of_each_key", "settled"]
+__all__ = ["VIEWS", "Reading", "View", "best_of_each_key", "same_time", "settled", "start_of_hour"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Reading:
 class View:
     """`define` takes one DataFrame of events for each of `inputs`; `schema` is what its tables hold.
 
-    `reads` has an entry for each source of the streaming query, in Spark's order.
+    `reads` has an entry for each source of the streaming query, in Spark's order: by default one for each input.
 
-    The first of the `keys` is a column of the first input's events. `columns` are those a reader sees. `settles_by` is the column that a horizon cuts (None: the view has none), and
+    The first of the `keys` is a column of the first input's events. `columns` are those a reader sees, by default all. `settles_by` is the column that a horizon cuts (None: the view has none), and
     `horizon` the latest time before which an event time completes its rows.
     """
 
@@ -58,14 +58,18 @@ class View:
     version: int
     define: Callable[..., DataFrame]
     inputs: tuple[str, ...]
-    reads: tuple[Reading, ...]
     output_mode: Literal["append", "update"]
     schema: T.StructType
-    columns: tuple[str, ...]
     keys: tuple[str, ...]
+    reads: tuple[Reading, ...] = ()
+    columns: tuple[str, ...] = ()
     precedence: Callable[[Callable[[str], Column]], Column] | None = None
     settles_by: str | None = None
     horizon: Callable[[datetime], datetime] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", self.reads or tuple(map(Reading, self.inputs)))
+        object.__setattr__(self, "columns", self.columns or tuple(self.schema.names))
 
     @property
     def is_seeded(self) -> bool:
@@ -95,11 +99,13 @@ def best_of_each_key(rows: DataFrame, *, view: View) -> DataFrame:
     return rows.groupBy(*view.keys).agg(best).select(*view.keys, "best.*").select(*view.schema.names)
 
 
-def _start_of_hour(time: datetime) -> datetime:
+def start_of_hour(time: datetime) -> datetime:
+    """The horizon of a view of hourly windows."""
     return time.replace(minute=0, second=0, microsecond=0)
 
 
-def _itself(time: datetime) -> datetime:
+def same_time(time: datetime) -> datetime:
+    """The horizon of a view whose rows have one time of their own."""
     return time
 
 
@@ -173,7 +179,7 @@ VIEWS: Mapping[str, View] = {
             columns=tuple(_HOURLY_SPEND.names[:-1]),
             keys=("customer_id", "window_start"),
             settles_by="window_end",
-            horizon=_start_of_hour,
+            horizon=start_of_hour,
         ),
         View(
             name="enriched_orders",
@@ -187,7 +193,7 @@ VIEWS: Mapping[str, View] = {
             keys=("order_id", "event_time", "line"),
             precedence=_newest_version,
             settles_by="event_time",
-            horizon=_itself,
+            horizon=same_time,
         ),
         View(
             name="order_outcomes",
@@ -197,7 +203,6 @@ VIEWS: Mapping[str, View] = {
             reads=(_CREATED, _CANCELLED),
             output_mode="append",
             schema=_OUTCOMES,
-            columns=tuple(_OUTCOMES.names),
             keys=("order_id", "created_at"),
             precedence=_earliest_cancellation,
             settles_by="created_at",
@@ -211,19 +216,16 @@ VIEWS: Mapping[str, View] = {
             reads=(_CREATED,),
             output_mode="update",
             schema=_TOTALS,
-            columns=tuple(_TOTALS.names),
             keys=("customer_id",),
-            horizon=_start_of_hour,
+            horizon=start_of_hour,
         ),
         View(
             name="word_counts",
             version=1,
             define=word_counts,
             inputs=(TEXT_LINES,),
-            reads=(Reading(TEXT_LINES),),
             output_mode="update",
             schema=_WORD_COUNTS,
-            columns=tuple(_WORD_COUNTS.names),
             keys=("word",),
         ),
     )

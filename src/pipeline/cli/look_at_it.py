@@ -80,9 +80,16 @@ def _config_show(settings: Settings, arguments: Arguments) -> None:
         console.write_lines(rendering.yaml_lines(values, settings.origins))
 
 
+def _config_reference(_: Settings, __: Arguments) -> None:
+    from pipeline import console, reference
+
+    console.write_lines(reference.lines())
+
+
 COMMANDS = [
     status.COMMAND,
     Command("query", "the rows of a view: served, or of one layer", _query, _query_options),
     Command("report", "one HTML page about the lake: its numbers and pictures", _report, _report_options),
     Command("config show", "every setting in force, and where it came from", _config_show, _config_options),
+    Command("config reference", "every setting there is, as a page in Markdown", _config_reference),
 ]
