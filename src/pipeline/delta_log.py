@@ -29,6 +29,7 @@ __all__ = [
     "newest_version",
     "table_id",
     "transactions",
+    "version_at",
     "version_of_batch",
 ]
 
@@ -167,6 +168,23 @@ def commits(spark: SparkSession | None, path: str) -> Iterator[Commit]:
         if made is None:
             return
         yield made
+
+
+def version_at(spark: SparkSession | None, path: str, at: datetime) -> int | None:
+    """The newest version that was committed at `at` or before; None where there was no table yet, or its log keeps none so old."""
+    newest = newest_version(spark, path)
+    if newest is None:
+        return None
+    # Commits follow each other in time; those that are cleaned away are older than those that are kept.
+    found, first, end = None, 0, newest + 1
+    while first < end:
+        middle = (first + end) // 2
+        made = commit(spark, path, middle)
+        if made is None or made.made_at <= at:
+            found, first = (middle if made else found), middle + 1
+        else:
+            end = middle
+    return found
 
 
 def _rows_written(metrics: Mapping[str, str]) -> int:

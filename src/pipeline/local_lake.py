@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import duckdb
 from deltalake import DeltaTable
@@ -17,35 +21,65 @@ __all__ = ["DuckDb", "Row"]
 Row = tuple[Any, ...]
 
 
+_MOST_TABLES = 100
+
+
+class _Opened(NamedTuple):
+    """One version of the table that lies there now: a lake that is made anew has another file of that name."""
+
+    path: str
+    version: int
+    file: tuple[int, int] | None
+
+
 class DuckDb:
-    """A DuckDB of its own, in memory, that sees the tables it is given and no file."""
+    """A DuckDB of its own, in memory, that sees the tables it is given and no file; for one thread at a time."""
 
     def __init__(self) -> None:
         self._connection = duckdb.connect(config={"enable_external_access": "false"})
         self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.execute("SET lock_configuration = true")
-        self._relations = 0
+        self._names: OrderedDict[_Opened, str] = OrderedDict()
+        self._numbers = count(1)
 
     def relation(self, table: Table) -> str:
-        """The name by which SQL knows the table."""
-        self._relations += 1
-        name = f"table_{self._relations}"
-        self._connection.register(name, _dataset(DeltaTable(table.path, version=table.version)))
-        return name
+        """The name by which SQL knows the table; of the last 100 it stays the same."""
+        opened = _Opened(table.path, table.version, _file(table))
+        if opened not in self._names:
+            self._names[opened] = f"table_{next(self._numbers)}"
+            self._connection.register(self._names[opened], _dataset(opened))
+        self._names.move_to_end(opened)
+        if len(self._names) > _MOST_TABLES:
+            self._connection.unregister(self._names.popitem(last=False)[1])
+        return self._names[opened]
 
-    def rows(self, sql: str) -> Iterator[Row]:
-        """The rows of the answer, times as UTC datetimes without zone. Raises duckdb.Error."""
-        batches = self._connection.sql(sql).to_arrow_reader()
+    def interrupt(self) -> None:
+        """From another thread: end what runs, with duckdb.InterruptException."""
+        self._connection.interrupt()
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
+        """The rows of the answer, times as UTC datetimes without zone; `values` are for its `?`. Raises duckdb.Error."""
+        batches = self._connection.sql(sql, params=[*values] or None).to_arrow_reader()
         for batch in batches:
             yield from zip(*map(_values, batch.columns), strict=True)
 
 
-def _dataset(table: DeltaTable) -> Dataset:
+def _file(table: Table) -> tuple[int, int] | None:
+    try:
+        found = Path(table.path, "_delta_log", f"{table.version:020d}.json").stat()
+    except FileNotFoundError:  # cleaned away: a checkpoint stands for it
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@lru_cache(maxsize=4 * _MOST_TABLES)
+def _dataset(opened: _Opened) -> Dataset:
     """The rows, without what the table's log says of each file's smallest and largest values.
 
     deltalake 1.6.6 takes those of decimals as doubles, and a filter would pass over files that hold what it asks for. Parquet has
     statistics of its own.
     """
+    table = DeltaTable(opened.path, version=opened.version)
     rows = table.to_pyarrow_dataset()
     if table.metadata().partition_columns or not isinstance(rows, FileSystemDataset):
         return rows

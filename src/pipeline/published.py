@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline import catalog, delta_log
+from pipeline.delta_log import version_at
 from pipeline.errors import RefusedToStart
 from pipeline.settings import Settings
 from pipeline.sources import read_events, table_version
@@ -79,10 +80,19 @@ def events_of(
     )
 
 
-def published(spark: SparkSession | None, settings: Settings, view: View) -> Published | None:
-    """What the newest batch run of the view has published; None before the first."""
+def published(
+    spark: SparkSession | None,
+    settings: Settings,
+    view: View,
+    *,
+    as_of: datetime | None = None,
+    version: int | None = None,
+) -> Published | None:
+    """What the newest batch run of the view has published, or had by `as_of`, or by a version; None before the first."""
     path = view_path(settings.lake.root, view.name, "batch", view.version)
-    newest = table_version(spark, path)
+    newest = version
+    if newest is None:
+        newest = table_version(spark, path) if as_of is None else version_at(spark, path, as_of)
     versions = range(newest, -1, -1) if newest is not None else ()
     return next((facts for version in versions if (facts := _facts(spark, path, version))), None)
 

@@ -7,6 +7,7 @@ lake that is not on this machine's file system is read by Spark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 import duckdb
 
@@ -29,8 +30,11 @@ def query(
     where: str | None = None,
     limit: int | None = None,
     order_by: tuple[str, bool] | None = None,
+    as_of: datetime | None = None,
 ) -> tuple[list[str], Iterable[Row]]:
     """The view's column names and its rows, times as UTC datetimes without zone; `order_by` is (column, descending).
+
+    With `as_of` all tables and the horizon are taken as they were then.
 
     Raises UsageError where the condition or a column is wrong, RefusedToStart where the layer has no table yet.
     """
@@ -39,7 +43,7 @@ def query(
     is_local = local_path(settings.lake.root) is not None
     condition = _condition(where, columns, dialect="duckdb" if is_local else "spark")
     tail = _tail(view, columns, condition=condition, order_by=order_by, limit=limit)
-    return columns, (_by_duckdb if is_local else _by_spark)(settings, asked, layer, tail)
+    return columns, (_by_duckdb if is_local else _by_spark)(settings, asked, layer, tail, as_of)
 
 
 def _condition(where: str | None, columns: list[str], *, dialect: str) -> str | None:
@@ -72,9 +76,11 @@ def _tail(
     return " ".join(parts)
 
 
-def _by_duckdb(settings: Settings, view: View, layer: Layer, tail: str) -> Iterator[Row]:
+def _by_duckdb(
+    settings: Settings, view: View, layer: Layer, tail: str, as_of: datetime | None
+) -> Iterator[Row]:
     asked = DuckDb()
-    sql = layer_sql(view, layer, serving.states(None, settings, view), asked.relation)
+    sql = layer_sql(view, layer, serving.states(None, settings, view, as_of=as_of), asked.relation)
     return _rows(asked, f"SELECT * FROM ({sql}) AS answer {tail}")
 
 
@@ -85,11 +91,14 @@ def _rows(asked: DuckDb, sql: str) -> Iterator[Row]:
         raise UsageError(f"the view cannot be asked that: {str(error).splitlines()[0]}") from error
 
 
-def _by_spark(settings: Settings, view: View, layer: Layer, tail: str) -> Iterator[Row]:
+def _by_spark(
+    settings: Settings, view: View, layer: Layer, tail: str, as_of: datetime | None
+) -> Iterator[Row]:
     from pipeline.session import session
 
     spark = session(settings)
     rows = spark.sql(
-        f"SELECT * FROM {{answer}} {tail}", answer=serving.read(spark, settings, view, layer=layer)
+        f"SELECT * FROM {{answer}} {tail}",
+        answer=serving.read(spark, settings, view, layer=layer, as_of=as_of),
     )
     return (tuple(row) for row in rows.toLocalIterator())

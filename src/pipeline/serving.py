@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline import catalog, checkpoints
+from pipeline.delta_log import commit, version_at
 from pipeline.published import published
 from pipeline.served import Layer, State, Table, layer_sql, needed_views
 from pipeline.settings import Settings
@@ -15,12 +18,19 @@ from pipeline.views import View
 __all__ = ["read", "register", "states"]
 
 
-def read(spark: SparkSession, settings: Settings, view: View, *, layer: Layer = "served") -> DataFrame:
+def read(
+    spark: SparkSession,
+    settings: Settings,
+    view: View,
+    *,
+    layer: Layer = "served",
+    as_of: datetime | None = None,
+) -> DataFrame:
     """The rows of one layer, with the view's columns (served windows have `is_final` too).
 
     Raises RefusedToStart where the layer has no table yet.
     """
-    return spark.sql(layer_sql(view, layer, states(spark, settings, view), _relation))
+    return spark.sql(layer_sql(view, layer, states(spark, settings, view, as_of=as_of), _relation))
 
 
 def register(spark: SparkSession, settings: Settings) -> list[str]:
@@ -40,17 +50,26 @@ def register(spark: SparkSession, settings: Settings) -> list[str]:
     return made
 
 
-def states(spark: SparkSession | None, settings: Settings, view: View) -> dict[str, State]:
-    """The newest state of each view that an answer about this one needs; without a session only of a lake on this machine."""
-    return {needed.name: _state(spark, settings, needed) for needed in needed_views(view)}
+def states(
+    spark: SparkSession | None, settings: Settings, view: View, *, as_of: datetime | None = None
+) -> dict[str, State]:
+    """The newest state, or that of one moment, of each view that an answer about this one needs.
+
+    Without a session only of a lake on this machine.
+    """
+    return {needed.name: _state(spark, settings, needed, as_of) for needed in needed_views(view)}
 
 
-def _state(spark: SparkSession | None, settings: Settings, view: View) -> State:
-    """The newest state. The watermark is read before the speed table, which is then at least as new."""
-    newest = published(spark, settings, view)
-    watermark = checkpoints.newest_watermark(spark, checkpoint_path(settings.lake.root, view.query))
+def _state(spark: SparkSession | None, settings: Settings, view: View, as_of: datetime | None) -> State:
+    """The watermark is read before the speed table, which is then at least as new."""
+    newest = published(spark, settings, view, as_of=as_of)
     path = view_path(settings.lake.root, view.name, "speed", view.version)
-    version = table_version(spark, path)
+    if as_of is None:
+        watermark = checkpoints.newest_watermark(spark, checkpoint_path(settings.lake.root, view.query))
+        version = table_version(spark, path)
+    else:
+        version = version_at(spark, path, as_of)
+        watermark = None if version is None else _watermark_at(spark, settings, view, path, version)
     return State(
         view=view,
         batch=Table(newest.path, newest.version) if newest else None,
@@ -58,6 +77,18 @@ def _state(spark: SparkSession | None, settings: Settings, view: View) -> State:
         horizon=newest.horizon if newest else None,
         watermark=watermark,
     )
+
+
+def _watermark_at(
+    spark: SparkSession | None, settings: Settings, view: View, path: str, version: int
+) -> datetime | None:
+    """By which the batch that made this version closed windows; None where Spark keeps it no more: then none counts as closed."""
+    made = commit(spark, path, version)
+    for application, batch_id in (made.transactions if made else {}).items():
+        if application.startswith(f"{view.query}:"):
+            checkpoint = checkpoint_path(settings.lake.root, view.query)
+            return checkpoints.watermark_of(spark, checkpoint, batch_id)
+    return None
 
 
 def _relation(table: Table) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "Postgres",
     "Quality",
     "Secret",
+    "Serve",
     "Settings",
     "Spark",
     "Speed",
@@ -252,6 +253,16 @@ class Alerts:
 
 
 @dataclass(frozen=True)
+class Serve:
+    host: Annotated[str, _filled]
+    port: Annotated[int, _between(0, 65_535)]
+    token: Annotated[str | None, _filled]
+    max_rows: Annotated[int, _between(1, 1_000_000)]
+    timeout_seconds: Annotated[int, _between(1, 3_600)]
+    refresh_seconds: Annotated[int, _between(1, 86_400)]
+
+
+@dataclass(frozen=True)
 class Quality:
     expectations: Annotated[str | None, _path]
 
@@ -282,6 +293,7 @@ class Settings:
     etl: Etl
     elt: Elt
     quality: Quality
+    serve: Serve
     alerts: Alerts
     devservices: DevServices
     spark: Spark
@@ -601,7 +613,7 @@ SECRET_NAME = re.compile(
     r"password|passwd|secret|token|webhook|credential|jaas|access[._-]?key|api[._-]?key|private[._-]?key",
     re.I,
 )
-NEVER_WRITTEN = {("alerts", "token"), ("alerts", "webhook_url")}
+NEVER_WRITTEN = {("alerts", "token"), ("alerts", "webhook_url"), ("serve", "token")}
 # The first form also where a password has signs in it that a URL should spell as %40 or %2F.
 URL_LOGIN = re.compile(r"(?<=://)[^/@\s:]+:\S+(?=@)|(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&;\s]+", re.I)
 

@@ -1,4 +1,4 @@
-"""What the words of a command line may say: names that exist, instants, counts, shares. A wrong one is a UsageError."""
+"""What the words of a command line may say: names that exist, counts, shares. A wrong one is a UsageError."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
@@ -14,7 +13,7 @@ from pipeline.errors import UsageError
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-__all__ = ["count", "instant", "known_views", "positive", "share", "sorting", "unknown"]
+__all__ = ["count", "known_views", "positive", "share", "sorting", "unknown"]
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> UsageError:
@@ -44,26 +43,6 @@ def sorting(words: Sequence[str] | None) -> tuple[str, bool] | None:
     if [word.lower() for word in direction] not in ([], ["asc"], ["desc"]):
         raise UsageError(f"--order-by takes one column and perhaps desc; came {' '.join(words)!r}.")
     return column, [word.lower() for word in direction] == ["desc"]
-
-
-INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?(Z|[+-]\d\d:\d\d)")
-
-
-def instant(text: str, *, option: str) -> datetime:
-    """The instant in UTC; UsageError unless `text` is ISO-8601 with an offset."""
-    match = INSTANT.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError("an offset is required")
-        minute, second, fraction, offset = match.groups()
-        # Python 3.10 reads neither Z nor fractions of other than 3 or 6 digits.
-        written = f"{minute}:{second or '00'}.{(fraction or '').ljust(6, '0')}{'+00:00' if offset == 'Z' else offset}"
-        return datetime.fromisoformat(written).astimezone(timezone.utc)
-    except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{option} takes YYYY-MM-DDThh:mm:ss with Z or an offset (2026-03-01T12:00:00Z, 2026-03-01T13:00:00+01:00); "
-            f"came {text!r}: {error}."
-        ) from None
 
 
 def count(text: str) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.cli import status
 from pipeline.cli.arguments import count, known_views, sorting
 from pipeline.cli.command import Arguments, Command
+from pipeline.instants import instant
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -25,6 +26,11 @@ def _query_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--order-by", nargs="+", metavar=("COL", "desc"), help="sort by a column, the largest first with desc"
     )
+    parser.add_argument(
+        "--as-of",
+        metavar="T",
+        help="as it was then, such as 2026-03-01T12:00:00Z: all tables and the horizon",
+    )
     parser.add_argument("--limit", type=count, metavar="N", help="at most this many rows")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
 
@@ -32,10 +38,17 @@ def _query_options(parser: argparse.ArgumentParser) -> None:
 def _query(settings: Settings, arguments: Arguments) -> None:
     (view,) = known_views(settings, [arguments.view])
     order_by = sorting(arguments.order_by)
+    as_of = None if arguments.as_of is None else instant(arguments.as_of, option="--as-of")
     from pipeline import console, querying, rendering
 
     columns, rows = querying.query(
-        settings, view, layer=arguments.layer, where=arguments.where, limit=arguments.limit, order_by=order_by
+        settings,
+        view,
+        layer=arguments.layer,
+        where=arguments.where,
+        limit=arguments.limit,
+        order_by=order_by,
+        as_of=as_of,
     )
     if arguments.format == "json":
         console.write_lines(rendering.json_lines(columns, rows))
@@ -58,6 +71,12 @@ def _report(settings: Settings, arguments: Arguments) -> None:
     from pipeline import console, report
 
     console.write_lines([str(report.write(settings, output=arguments.output, pictures=arguments.pictures))])
+
+
+def _serve(settings: Settings, _: Arguments) -> None:
+    from pipeline import service
+
+    service.run(settings)
 
 
 def _config_options(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +109,7 @@ COMMANDS = [
     status.COMMAND,
     Command("query", "the rows of a view: served, or of one layer", _query, _query_options),
     Command("report", "one HTML page about the lake: its numbers and pictures", _report, _report_options),
+    Command("serve", "the views over HTTP, and a live page of the report, until stopped", _serve),
     Command("config show", "every setting in force, and where it came from", _config_show, _config_options),
     Command("config reference", "every setting there is, as a page in Markdown", _config_reference),
 ]

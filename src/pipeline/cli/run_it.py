@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import instant, known_views, positive, unknown
+from pipeline.cli.arguments import known_views, positive, unknown
 from pipeline.cli.command import Arguments, Command
 from pipeline.errors import CheckFailed, UsageError
+from pipeline.instants import instant
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

@@ -255,7 +255,6 @@ class _Lake:
     def __init__(self, settings: Settings) -> None:
         root, views = settings.lake.root, catalog.views(settings)
         self._duckdb = DuckDb()
-        self._relations: dict[tuple[str, int], str] = {}
         self._tables = {name: _newest(table_path(root, name)) for name in catalog.schemas(settings)}
         self.states: dict[str, State] = {}
         for view in views.values():
@@ -266,7 +265,7 @@ class _Lake:
         found = {name: table for name in tables if (table := self._tables[name])}
         if len(found) < len(tables):
             return []
-        named = {name: self._relation(table) for name, table in found.items()}
+        named = {name: self._duckdb.relation(table) for name, table in found.items()}
         return [*self._duckdb.rows(sql.format(**named))]
 
     def view_rows(self, select: str, view: View, layer: Layer, tail: str = "") -> list[Row]:
@@ -276,7 +275,7 @@ class _Lake:
         used = [self.states[each.name] for each in needed_views(view)]
         if not has_rows.get(layer, any(each.speed or each.batch for each in used)):
             return []
-        sql = layer_sql(view, layer, self.states, self._relation)
+        sql = layer_sql(view, layer, self.states, self._duckdb.relation)
         return [*self._duckdb.rows(f"SELECT {select} FROM ({sql}) AS layer {tail}")]
 
     def has(self, name: str) -> bool:
@@ -288,12 +287,6 @@ class _Lake:
             if table:
                 ((count,),) = self.rows(f"SELECT count(*) FROM {{{name}}}", name)
                 yield TableRead(name, table.version, count)
-
-    def _relation(self, table: Table) -> str:
-        version = (table.path, table.version)
-        if version not in self._relations:
-            self._relations[version] = self._duckdb.relation(table)
-        return self._relations[version]
 
 
 def _newest(path: str) -> Table | None:

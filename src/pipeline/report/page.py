@@ -33,8 +33,8 @@ class Page:
     pictures: Mapping[str, bytes]
 
 
-def make(settings: Settings, *, with_pictures: bool = False) -> Page:
-    """The page about the settings' lake."""
+def make(settings: Settings, *, with_pictures: bool = False, script: str | None = None) -> Page:
+    """The page about the settings' lake. `script` is where a page that is served finds what refreshes it."""
     found, reads_log = numbers.read(settings), settings.speed.source == "log"
     told = sections(found, reads_log=reads_log)
     drawn = {
@@ -50,6 +50,7 @@ def make(settings: Settings, *, with_pictures: bool = False) -> Page:
         verdicts=[*verdicts(found)],
         light=LIGHT,
         dark=DARK,
+        script=script,
     )
     pictures = (
         {name: _png(found, section, reads_log) for section in told if (name := section.name) in drawn}

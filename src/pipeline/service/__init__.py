@@ -1,0 +1,61 @@
+"""`pipeline serve`: the views over HTTP, without Spark, and a live page of the report's pictures. It only reads."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from pipeline.errors import RefusedToStart, SetupError, UsageError
+from pipeline.settings import Settings
+from pipeline.tables import local_path
+
+__all__ = ["run"]
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises UsageError where the address cannot be taken, or is not loopback and there is no token; RefusedToStart where there is
+    no lake; SetupError where the extra `serve` is not installed.
+    """
+    lake = local_path(settings.lake.root)
+    if lake is None:
+        raise UsageError(
+            f"pipeline serve reads a lake on this machine's file system; lake.root is {settings.lake.root}.\n"
+            "Mount it, and name its path: --set lake.root=/path/to/lake"
+        )
+    if not lake.is_dir():
+        raise RefusedToStart(
+            f"there is no lake at {lake}: nothing has been ingested yet.\n"
+            "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."
+        )
+    if settings.serve.token is None and not is_loopback(settings.serve.host):
+        raise UsageError(
+            f"serve.host is {settings.serve.host}, which other machines can reach, and there is no serve.token.\n"
+            "Set one (serve.token: ${env:PIPELINE_SERVE_TOKEN}), or serve on 127.0.0.1, which is the default."
+        )
+    try:
+        from pipeline.service import server
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"pipeline serve needs {error.name}, which is not installed. Install it: pip install 'pipeline[serve]'."
+        ) from error
+    server.serve(settings, _listening(settings.serve.host, settings.serve.port))
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}.\n"
+            "Is something else there? Name another port: --set serve.port=0 takes any that is free."
+        ) from error
