@@ -13,6 +13,8 @@ from lake import by_key, kinds_of, rows_of, topics_of
 from pipeline import batch, ingest, querying, reconcile, serving, speed
 from pipeline.devservices import generate
 from pipeline.served import Layer
+from pipeline.service.answers import Answers
+from pipeline.service.questions import asked
 from pipeline.settings import Settings, Topics
 from pipeline.tables import DEAD_LETTERS, LATE_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
 from pipeline.views import VIEWS
@@ -177,6 +179,20 @@ def test_a_query_without_spark_gives_the_rows_that_spark_gives(
         for row in rows
     ]
     assert by_key(found) == rows_of(serving.read(spark, played.settings, VIEWS[name], layer=layer))
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_pages_of_the_service_are_what_is_served(spark: SparkSession, played: Played, name: str) -> None:
+    asking, parameters, rows = Answers(played.settings), [("limit", "700")], []
+    while True:
+        answer = asking.answer(asked(VIEWS[name], parameters, max_rows=1000))
+        rows += answer.rows
+        if answer.next_page is None:
+            break
+        parameters = [("limit", "700"), ("cursor", str(answer.next_page))]
+    view = VIEWS[name]
+    expected = serving.read(spark, played.settings, view).orderBy(*view.keys)
+    assert rows == [tuple(row) for row in expected.collect()]
 
 
 def test_a_query_sorts_and_filters_as_spark_does(spark: SparkSession, played: Played) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
@@ -114,7 +114,7 @@ def asked(view: View, parameters: Iterable[tuple[str, str]], *, max_rows: int) -
         tuple(values),
         tuple(_order(single.get("order_by"), types, view)),
         _limit(single.get("limit"), max_rows),
-        _instant("as_of", single["as_of"]) if "as_of" in single else None,
+        instant(single["as_of"], option="as_of") if "as_of" in single else None,
         Cursor.read(single["cursor"]) if "cursor" in single else None,
     )
     if question.cursor and question.cursor.of != question.mark:
@@ -145,7 +145,7 @@ def _value(name: str, text: str, of: T.DataType) -> Any:
     if isinstance(of, T.StringType):
         return text
     if isinstance(of, T.TimestampType):
-        return _instant(name, text)
+        return instant(text, option=name).replace(tzinfo=None)  # as DuckDb compares it, in UTC
     if isinstance(of, T.BooleanType):
         if text not in ("true", "false"):
             raise UsageError(f"{name} is true or false; came {text[:40]!r}.")
@@ -158,11 +158,6 @@ def _value(name: str, text: str, of: T.DataType) -> Any:
     except InvalidOperation:
         pass
     raise UsageError(f"{name} takes a number that fits {of.simpleString()}; came {text[:40]!r}.")
-
-
-def _instant(name: str, text: str) -> datetime:
-    """In UTC without zone, as DuckDb compares it."""
-    return instant(text, option=name).astimezone(timezone.utc).replace(tzinfo=None)
 
 
 def _order(text: str | None, types: Mapping[str, T.DataType], view: View) -> Iterator[str]:
