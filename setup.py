@@ -17,7 +17,6 @@ REPORT = [
 SERVE = [
     *REPORT,
     "fastapi==0.139.2",  # Prefect's server does not start with 0.165
-    "prometheus-client==0.26.0",
     "uvicorn==0.54.0",
 ]
 QUALITY = ["great-expectations==1.24.1"]  # without its [spark] extra, which asks for an older pyspark
@@ -57,6 +56,7 @@ setup(
         "duckdb==2.0.0",
         "pandas==2.3.3",  # 3.x breaks pyspark.testing and turns null strings into nan
         "psycopg[binary]==3.3.9",  # COPY, transactions, and the snapshot that Spark's JDBC connections share
+        "prometheus-client==0.26.0",
         "protobuf==6.33.6",  # transformWithState talks to its Python worker in it; 6.x is what dbt takes and Spark was built with
         "pyarrow==25.0.1",  # the last one for Python 3.10
         "pyspark==4.2.0",

@@ -1,6 +1,7 @@
 """The one place that knows the terminal: progress and errors go to stderr, rows and reports to stdout.
 
-On a terminal progress moves and has colours; elsewhere (a file, a pipe, CI) it is plain lines, one for each event.
+On a terminal progress moves and has colours; elsewhere (a file, a pipe, CI) it is plain lines, one for each event, or after
+`log_json` JSON objects.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from pyspark.logger import PySparkLogger
     from rich.console import Console, RenderableType
     from rich.text import Text
 
@@ -24,6 +26,7 @@ __all__ = [
     "done",
     "error",
     "list_lines",
+    "log_json",
     "note",
     "step",
     "table",
@@ -38,6 +41,19 @@ Styled = tuple[str, str]
 """A text and how it looks on a terminal."""
 
 
+_log: PySparkLogger | None = None
+
+
+def log_json() -> None:
+    """From now on what goes to stderr is JSON, an object a line, as PySpark's own logger writes it: ts, level, logger, msg, context."""
+    global _log
+    from pyspark.logger import PySparkLogger
+
+    _log = PySparkLogger.getLogger("pipeline")
+    _log.setLevel("INFO")
+    _log.propagate = False
+
+
 @contextmanager
 def step(title: str) -> Iterator[None]:
     """Say that `title` is under way, and how many seconds it took or that it failed.
@@ -50,7 +66,7 @@ def step(title: str) -> Iterator[None]:
             with _moving(title):
                 yield
         else:
-            note(f"… {title}")
+            _begun(title)
             yield
     except BaseException as error:
         vars(error).setdefault("failed_step", title)
@@ -88,7 +104,9 @@ def done(title: str, seconds: float, *, is_good: bool = True) -> None:
 
 def note(text: str) -> None:
     """One plain line about what is going on; a spinner that is turning stays below it."""
-    if _is_terminal(sys.stderr):
+    if _log is not None:
+        _log.info(text)
+    elif _is_terminal(sys.stderr):
         _stderr_console().print(text, markup=False, soft_wrap=True)
     else:
         _to_stderr(text)
@@ -96,7 +114,9 @@ def note(text: str) -> None:
 
 def error(text: str) -> None:
     """The one block a failed command ends with."""
-    if _is_terminal(sys.stderr):
+    if _log is not None:
+        _log.error(text)
+    elif _is_terminal(sys.stderr):
         from rich.text import Text
 
         _stderr_console().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
@@ -230,7 +250,7 @@ def _in_utf8(stream: TextIO) -> None:
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return not (_log and stream is sys.stderr) and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @cache
@@ -251,8 +271,18 @@ def _moving(title: str) -> Iterator[None]:
         yield
 
 
+def _begun(title: str) -> None:
+    if _log is not None:
+        _log.info("begun", step=title)
+    else:
+        note(f"… {title}")
+
+
 def _ended(mark: str, style: str, title: str, seconds: float) -> None:
-    if _is_terminal(sys.stderr):
+    if _log is not None:
+        say, outcome = (_log.info, "done") if mark == "✓" else (_log.error, "failed")
+        say(outcome, step=title, seconds=round(seconds, 3))
+    elif _is_terminal(sys.stderr):
         from rich.text import Text
 
         _stderr_console().print(Text.assemble((mark, style), f" {title}  ", (f"{seconds:.1f} s", "dim")))

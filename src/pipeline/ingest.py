@@ -8,12 +8,12 @@ from functools import partial
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, contracts, ledger
+from pipeline import catalog, contracts, exporter, ledger
 from pipeline.checkpoints import micro_batch
 from pipeline.contracts import ACCEPTED, DEAD
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
-from pipeline.lag import watcher
+from pipeline.lag import observer
 from pipeline.session import session, side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
@@ -43,8 +43,8 @@ def run(settings: Settings, *, once: bool) -> None:
     root, topics = settings.lake.root, kafka_topics(settings, [*catalog.kinds(settings)])
     held = guarded(spark, query=QUERY, root=root, tables=written_tables(settings), topics=topics)
     with stop_requests() as stop, held:
-        watch = watcher("ingest", max_lag_records=settings.alerts.max_lag_records)
-        await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, watch=watch)
+        watcher = observer(spark, settings, "ingest", [QUERY])
+        await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, observer=watcher)
 
 
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:
@@ -88,6 +88,7 @@ def _writer(settings: Settings) -> BatchWriter:
             _append_all(spark, _parts(settings, classified, counts), root, transaction)
             failpoint("ingest: all appended")
             ledger.record(spark, root, batch, transaction=transaction, counts=counts)
+            exporter.count_fates(counts)
             failpoint("ingest: in the ledger")
         finally:
             classified.unpersist()

@@ -1,48 +1,46 @@
-"""How far streaming queries are behind their topics, told to the alert channel when it is over its limit."""
+"""The observer of a job's streaming queries, and how far they may be behind their topics: more is told to the alert channel."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from pipeline import alerts
-from pipeline.alerts import Problem
-from pipeline.observe import records_behind
+from pyspark.sql import SparkSession
 
-if TYPE_CHECKING:
-    from pyspark.sql.streaming.query import StreamingQuery
+from pipeline import alerts, exporter, limits
+from pipeline.console import note
+from pipeline.observe import Observed, Observer
+from pipeline.settings import Alerts as AlertSettings
+from pipeline.settings import Settings
 
-__all__ = ["watcher"]
+__all__ = ["observer"]
 
 _EVERY_SECONDS = 10.0
 
 
-def watcher(job: str, *, max_lag_records: int | None) -> Callable[[Sequence[StreamingQuery]], None]:
-    """To be called often with the job's running queries: every 10 seconds it looks how they are.
+def observer(spark: SparkSession, settings: Settings, job: str, queries: Sequence[str]) -> Observer:
+    """Takes what Spark says of the job's queries to wherever the settings want it. Raises UsageError where the port is taken."""
+    port = exporter.start(settings.metrics.host, settings.metrics.port)
+    if port is not None:
+        note(f"metrics for Prometheus: http://{settings.metrics.host}:{port}/metrics")
+    watch = _Watch(job, queries, settings.alerts)
+    keeps_history = settings.metrics.history == "kept"
+    return Observer(spark, settings.lake.root, keeps_history=keeps_history, watch=watch)
 
-    A job whose queries have all finished a micro-batch is well again, if it had failed before.
-    """
-    next_look = time.monotonic() + _EVERY_SECONDS
 
-    def watch(queries: Sequence[StreamingQuery]) -> None:
-        nonlocal next_look
-        if time.monotonic() < next_look:
+class _Watch:
+    """A job whose queries have all finished a micro-batch is well again, if it had failed before."""
+
+    def __init__(self, job: str, queries: Sequence[str], limits: AlertSettings) -> None:
+        self._job, self._silent, self._limits = job, {*queries}, limits
+        self._next_look: dict[str, float] = {}
+
+    def __call__(self, now: Observed) -> None:
+        if self._silent:
+            self._silent.discard(now.query)
+            if not self._silent:
+                alerts.over(self._job, alerts.RUN)
+        if self._limits.max_lag_records is None or time.monotonic() < self._next_look.get(now.query, 0.0):
             return
-        next_look = time.monotonic() + _EVERY_SECONDS
-        progresses = {query.name: query.lastProgress for query in queries}
-        if all(progress is not None for progress in progresses.values()):
-            alerts.over(job, alerts.RUN)
-        for name, progress in progresses.items():
-            if progress is not None and max_lag_records is not None:
-                _judge(job, name, records_behind(progress), max_lag_records)
-
-    return watch
-
-
-def _judge(job: str, query: str, behind: int, limit: int) -> None:
-    if behind <= limit:
-        alerts.over(job, f"lag of {query}")
-        return
-    error = f"{behind} records behind its topics; the limit (alerts.max_lag_records) is {limit}"
-    alerts.report(Problem(job, f"lag of {query}", step=query, name="LagOverLimit", error=error))
+        self._next_look[now.query] = time.monotonic() + _EVERY_SECONDS
+        limits.tell(limits.lag(now.query, now.records_behind, self._limits))

@@ -1,32 +1,47 @@
-"""What Spark says of a running query, kept beside its checkpoint for those who look at it from elsewhere.
+"""What Spark says of each micro-batch when it has ended: one listener takes it, and hands it on.
 
-`<checkpoint>/pipeline/progress.json` holds the newest progress of the query, as `note` found it. It informs and proves
-nothing: the process that runs the query writes it every few seconds and goes on where it cannot, and no guard reads it.
+`<checkpoint>/pipeline/progress.json` holds the newest of a query, for those who look at it from elsewhere; the table
+`batch_metrics` holds them all, Prometheus the newest where a port is configured. All of it informs and proves nothing: what
+cannot be written is left out, the stream goes on, and no guard reads it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+from deltalake import write_deltalake
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.streaming.listener import (
+    QueryIdleEvent,
+    QueryProgressEvent,
+    QueryStartedEvent,
+    QueryTerminatedEvent,
+    StreamingQueryListener,
+)
 
-from pipeline import files
+from pipeline import exporter, files
 from pipeline.kafka_offsets import behind
-from pipeline.tables import checkpoint_path
+from pipeline.sinks import commit_lock
+from pipeline.tables import BATCH_METRICS, SCHEMAS, checkpoint_path, local_path, table_path
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
-__all__ = ["Observed", "Observer", "observed", "records_behind"]
+__all__ = ["Observed", "Observer", "observed", "observing", "records_behind"]
 
-_EVERY_SECONDS = 5.0
+_NOTED_EVERY_SECONDS = 5.0
+_KEPT_EVERY_SECONDS = 60.0
 _COUNTS_STATE_ROWS = "spark.sql.streaming.stateStore.rocksdb.trackTotalNumberOfRows"
 
 _log = logging.getLogger(__name__)
@@ -34,51 +49,103 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Observed:
-    """What a query's newest progress said: of which batch, and when it had begun.
+    """A finished micro-batch (a row of BATCH_METRICS): times in UTC, durations in milliseconds.
 
     `records_behind` is what its topics held then that it had not read. `state_rows` is None where Spark does not count
     them, as by default (base.yml says why); `state_memory_bytes` is what the state stores take of memory.
     """
 
+    query: str
+    generation: str
     batch_id: int
-    at: datetime
+    started_at: datetime
+    duration_ms: int
+    planning_ms: int
+    writing_ms: int
+    records_read: int
     records_behind: int
+    watermark: datetime | None
     state_rows: int | None
     state_memory_bytes: int
 
 
-class Observer:
-    """Notes the progress of the queries that this process runs; no method raises."""
+class Observer(StreamingQueryListener):
+    """Takes what Spark says of the queries of this process; no method raises."""
 
-    def __init__(self, spark: SparkSession, root: str) -> None:
-        self._spark, self._root = spark, root
+    def __init__(
+        self, spark: SparkSession, root: str, *, keeps_history: bool, watch: Callable[[Observed], object]
+    ) -> None:
+        self._spark, self._root, self._keeps_history, self._watch = spark, root, keeps_history, watch
         self._counts_rows = spark.conf.get(_COUNTS_STATE_ROWS, "true") == "true"
-        self._noted: dict[str, Observed] = {}
-        self._next_look = time.monotonic()
+        self._lock = threading.Lock()
+        self._newest: dict[str, Observed] = {}
+        self._noted_at: dict[str, float] = {}
+        self._unkept: list[Observed] = []
+        self._kept_at = time.monotonic()
 
-    def watch(self, queries: Sequence[StreamingQuery]) -> None:
-        """To be called often: every few seconds it notes what is new."""
-        if time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + _EVERY_SECONDS
-        for query in queries:
-            self.note(query)
+    def onQueryStarted(self, event: QueryStartedEvent) -> None: ...  # noqa: N802
+
+    def onQueryIdle(self, event: QueryIdleEvent) -> None: ...  # noqa: N802
+
+    def onQueryTerminated(self, event: QueryTerminatedEvent) -> None: ...  # noqa: N802
+
+    def onQueryProgress(self, event: QueryProgressEvent) -> None:  # noqa: N802  # Spark calls it so
+        self._take(event.progress)
 
     def note(self, query: StreamingQuery) -> None:
-        try:
-            progress = query.lastProgress
-            if progress is not None:
-                self._write(query.name, progress)
-        except Exception as error:  # noqa: BLE001  # who looks from elsewhere sees older numbers; the stream goes on
-            _log.debug("the progress of %s is not noted: %s", query.name, error)
+        """The last of a query that has ended, which Spark may not have told yet."""
+        progress = query.lastProgress
+        if progress is not None:
+            self._take(progress, is_last=True)
 
-    def _write(self, query: str, progress: Mapping[str, Any]) -> None:
-        now = _of_progress(progress, counts_rows=self._counts_rows)
-        if now == self._noted.get(query):
+    def keep(self, *, is_end: bool = False) -> None:
+        """Put what has come into the table, once a minute and at the end."""
+        if not self._unkept or (not is_end and time.monotonic() - self._kept_at < _KEPT_EVERY_SECONDS):
             return
+        with self._lock:
+            rows, self._unkept, self._kept_at = self._unkept, [], time.monotonic()
+        try:
+            _append(self._spark, table_path(self._root, BATCH_METRICS), rows)
+        except Exception as error:  # noqa: BLE001  # history has a hole; the stream goes on
+            _log.warning("%d rows of batch_metrics are not kept: %s", len(rows), error)
+
+    def _take(self, progress: Any, *, is_last: bool = False) -> None:
+        try:
+            with self._lock:
+                now = _of_progress(progress, counts_rows=self._counts_rows)
+                before = self._newest.get(now.query)
+                is_new = before is None or now.batch_id > before.batch_id
+                if is_new:
+                    self._newest[now.query] = now
+                    if self._keeps_history:
+                        self._unkept.append(now)
+                self._note(now, is_last=is_last)
+            if is_new:
+                exporter.observe(now)
+                self._watch(now)
+        except Exception as error:  # noqa: BLE001  # who looks from elsewhere sees older numbers; the stream goes on
+            _log.debug("the progress of a query is not noted: %s", error)
+
+    def _note(self, now: Observed, *, is_last: bool) -> None:
+        if (
+            not is_last
+            and time.monotonic() - self._noted_at.get(now.query, float("-inf")) < _NOTED_EVERY_SECONDS
+        ):
+            return
+        self._noted_at[now.query] = time.monotonic()
         text = json.dumps(asdict(now), default=datetime.isoformat)
-        files.write_atomically(self._spark, _file(self._root, query), text)
-        self._noted[query] = now
+        files.write_atomically(self._spark, _file(self._root, now.query), text)
+
+
+@contextmanager
+def observing(observer: Observer, spark: SparkSession) -> Iterator[None]:
+    """Spark tells the observer of every batch inside the block."""
+    spark.streams.addListener(observer)
+    try:
+        yield
+    finally:
+        spark.streams.removeListener(observer)
+        observer.keep(is_end=True)
 
 
 def observed(spark: SparkSession | None, root: str, query: str) -> Observed | None:
@@ -87,7 +154,10 @@ def observed(spark: SparkSession | None, root: str, query: str) -> Observed | No
         noted = json.loads(files.read_text(spark, _file(root, query)) or "null")
         if noted is None:
             return None
-        return Observed(**{**noted, "at": datetime.fromisoformat(noted["at"])})
+        times = {
+            name: noted[name] and datetime.fromisoformat(noted[name]) for name in ("started_at", "watermark")
+        }
+        return Observed(**{**noted, **times})
     except (ValueError, TypeError, LookupError, Py4JJavaError):
         return None
 
@@ -106,14 +176,38 @@ def records_behind(progress: Mapping[str, Any]) -> int:
 
 
 def _of_progress(progress: Mapping[str, Any], *, counts_rows: bool) -> Observed:
-    operators = progress["stateOperators"]
+    operators, took = progress["stateOperators"], progress["durationMs"]
+    watermark = (progress.get("eventTime") or {}).get("watermark")
     return Observed(
+        query=str(progress["name"]),
+        generation=str(progress["id"]),
         batch_id=int(progress["batchId"]),
-        at=datetime.fromisoformat(progress["timestamp"].replace("Z", "+00:00")),
+        started_at=_instant(progress["timestamp"]),
+        duration_ms=int(progress["batchDuration"]),
+        planning_ms=int(took.get("queryPlanning", 0)),
+        writing_ms=int(took.get("addBatch", 0)),
+        records_read=int(progress["numInputRows"]),
         records_behind=records_behind(progress),
+        watermark=_instant(watermark) if watermark and not watermark.startswith("1970-") else None,
         state_rows=sum(int(one["numRowsTotal"]) for one in operators) if counts_rows else None,
         state_memory_bytes=sum(int(one["memoryUsedBytes"]) for one in operators),
     )
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _append(spark: SparkSession, path: str, rows: list[Observed]) -> None:
+    """By delta-rs where the lake is on this machine: it takes milliseconds, and Spark a second of a core."""
+    schema = SCHEMAS[BATCH_METRICS]
+    told = [asdict(row) for row in rows]
+    with commit_lock(path):
+        if local_path(path) is not None:
+            write_deltalake(path, pa.Table.from_pylist(told, to_arrow_schema(schema)), mode="append")
+        else:
+            frame = spark.createDataFrame([tuple(row.values()) for row in told], schema)
+            frame.coalesce(1).write.format("delta").mode("append").save(path)
 
 
 def _offsets(text: Any) -> dict[tuple[str, int], int]:

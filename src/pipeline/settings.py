@@ -30,6 +30,8 @@ __all__ = [
     "Ingest",
     "Kafka",
     "Lake",
+    "Logs",
+    "Metrics",
     "Postgres",
     "Quality",
     "Secret",
@@ -250,6 +252,22 @@ class Alerts:
     api_url: Annotated[str, _slack_address]
     state_file: Annotated[str, _path]
     max_lag_records: Annotated[int | None, COUNT]
+    max_lag_seconds: Annotated[int | None, COUNT]
+    max_batch_age_hours: Annotated[int | None, COUNT]
+    max_dead_percent: Annotated[int | None, _between(0, 99)]
+    max_late_percent: Annotated[int | None, _between(0, 99)]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    host: Annotated[str, _filled]
+    port: Annotated[int | None, _between(0, 65_535)]
+    history: Annotated[str, _one_of("kept", "none")]
+
+
+@dataclass(frozen=True)
+class Logs:
+    format: Annotated[str, _one_of("text", "json")]
 
 
 @dataclass(frozen=True)
@@ -294,6 +312,8 @@ class Settings:
     elt: Elt
     quality: Quality
     serve: Serve
+    metrics: Metrics
+    logs: Logs
     alerts: Alerts
     devservices: DevServices
     spark: Spark

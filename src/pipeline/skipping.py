@@ -21,6 +21,7 @@ from pipeline import catalog, checkpoints, files, ingest, ledger
 from pipeline.checkpoints import micro_batch
 from pipeline.errors import RefusedToStart, UnreadableRecord, UsageError
 from pipeline.kafka_check import require_topics
+from pipeline.lag import observer
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, transactions
@@ -110,7 +111,12 @@ def _run_up_to(spark: SparkSession, settings: Settings, address: Address) -> Non
     _plan_next(spark, settings, address, end=address.offset)
     try:
         with stop_requests() as stop:
-            await_all([ingest.start_ingest(spark, settings, once=True)], root=settings.lake.root, stop=stop)
+            await_all(
+                [ingest.start_ingest(spark, settings, once=True)],
+                root=settings.lake.root,
+                stop=stop,
+                observer=observer(spark, settings, "ingest", [ingest.QUERY]),
+            )
     except UnreadableRecord:
         if _finished(spark, settings.lake.root) == before:
             raise  # there is another one before it

@@ -14,7 +14,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pipeline import catalog, checkpoints, ledger
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
-from pipeline.lag import watcher
+from pipeline.lag import observer
 from pipeline.published import KEPT_HISTORY, facts_of, published, seed_of
 from pipeline.session import session
 from pipeline.settings import Settings
@@ -57,13 +57,14 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
             topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
             ledger.catch_up(spark, root, view.query, tables=catalog.typed_tables(settings))
+        watcher = observer(spark, settings, "speed", [view.query for view in chosen])
         queries = _start_all(spark, settings, chosen, once=once)
         await_all(
             queries,
             root=root,
             stop=stop,
             at_end=lambda query: ledger.catch_up(spark, root, query, tables=catalog.typed_tables(settings)),
-            watch=watcher("speed", max_lag_records=settings.alerts.max_lag_records),
+            observer=watcher,
         )
 
 

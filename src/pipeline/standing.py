@@ -276,7 +276,7 @@ def _lag(
     if versions or (is_of_log and checkpoints.last_batch(spark, checkpoint) is None):
         return _lag_of_log(spark, root, query, versions, now=now)
     if kafka.silence is not None:
-        return {"lag_records": noted.records_behind, "lag_at": noted.at} if noted else {}
+        return {"lag_records": noted.records_behind, "lag_at": noted.started_at} if noted else {}
     topics = kafka_topics(settings, [*query.kinds]).names
     held = {place: one for place, one in kafka.held.items() if place[0] in topics}
     ends = kafka.ends.get(query.name, {})

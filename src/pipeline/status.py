@@ -7,11 +7,11 @@ look is left to `pipeline audit`: duplicates and fates are counted up to some mi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline import catalog, files
 from pipeline.checkpoints import generation
@@ -52,6 +52,7 @@ _LATENESS = timedelta(minutes=LATENESS_MINUTES)
 _LOOK_BACK = timedelta(hours=24)
 _MOST_ROWS = 5_000_000
 _MOST_FILES = 2_000
+_NEWEST_RECORDS = 10_000
 """What is counted row by row; a second's work."""
 
 _Events = Mapping[tuple[str, str | None], datetime]
@@ -104,6 +105,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Of the newest records of a topic (that a view's query has read), at least 10,000 if there are so many: the `dead` (the `late`)."""
+
+    of: Literal["dead", "late"]
+    subject: str
+    count: int
+    records: int
+
+
+@dataclass(frozen=True)
 class Report:
     """`kafka_silence` says why Kafka tells nothing; `notes` what was not counted."""
 
@@ -115,6 +126,7 @@ class Report:
     topics: Sequence[Topic]
     views: Sequence[BatchView]
     tables: Sequence[Table]
+    shares: Sequence[Share]
     notes: Sequence[str] = field(default_factory=list)
 
 
@@ -145,6 +157,7 @@ def look(settings: Settings) -> Report:
         topics=log.topics(spark, kafka),
         views=[_view(spark, settings, view, sizes, now) for view in catalog.views(settings).values()],
         tables=[_table(spark, name, path, size) for name, (path, size) in sizes.items()],
+        shares=[*log.dead_shares(spark), *log.late_shares(spark)],
         notes=log.notes,
     )
 
@@ -252,6 +265,51 @@ class _Log:
         )
         return {topic: (accepted, dead, tombstones) for topic, accepted, dead, tombstones in rows}
 
+    def dead_shares(self, spark: SparkSession | None) -> Iterator[Share]:
+        """By topic; an old fault is out of it when enough has come since."""
+        for topic, batches in self._newest_batches(spark, INGEST).items():
+            records, dead = 0, 0
+            for _, read, of_them in batches:
+                if records >= _NEWEST_RECORDS:
+                    break
+                records, dead = records + read, dead + (of_them or 0)
+            yield Share("dead", topic, dead, records)
+
+    def late_shares(self, spark: SparkSession | None) -> Iterator[Share]:
+        """By view."""
+        if LATE_EVENTS not in self._sizes:
+            return
+        for view in catalog.views(self._settings).values():
+            by_topic = self._newest_batches(spark, view.query)
+            records, first = 0, None
+            for batch_id, read in _by_batch(by_topic):
+                if records >= _NEWEST_RECORDS:
+                    break
+                records, first = records + read, batch_id
+            if first is None:
+                continue
+            ((late,),) = self._tables.rows(
+                f"SELECT count(*) FROM {self._relation(LATE_EVENTS)} WHERE query = '{view.name}' AND batch_id >= {first}"
+            )
+            yield Share("late", view.name, late, records)
+
+    def _newest_batches(
+        self, spark: SparkSession | None, query: str
+    ) -> dict[str, list[tuple[int, int, int | None]]]:
+        """By topic the batches of the query's present generation, the newest first: number, records read, dead ones."""
+        if BATCH_LEDGER not in self._sizes:
+            return {}
+        present = generation(spark, checkpoint_path(self._settings.lake.root, query))
+        rows = self._tables.rows(
+            "SELECT topic, batch_id, CAST(sum(end_offset - first_offset) AS BIGINT), CAST(sum(dead) AS BIGINT) "
+            f"FROM {self._relation(BATCH_LEDGER)} WHERE query = '{query}' AND generation = '{present}' "
+            "GROUP BY topic, batch_id ORDER BY batch_id DESC"
+        )
+        found: dict[str, list[tuple[int, int, int | None]]] = {}
+        for topic, batch_id, records, dead in rows:
+            found.setdefault(topic, []).append((batch_id, records, dead))
+        return found
+
     def _decided(self) -> Counter[str]:
         """How many dead letters of each topic are repaired or discarded."""
         if REPAIRS not in self._sizes:
@@ -297,6 +355,15 @@ class _Log:
 
     def _relation(self, name: str) -> str:
         return self._tables.relation(self._sizes[name][0])
+
+
+def _by_batch(by_topic: Mapping[str, Sequence[tuple[int, int, int | None]]]) -> list[tuple[int, int]]:
+    """The batches over all topics, the newest first, with the records that they read."""
+    read: Counter[int] = Counter()
+    for batches in by_topic.values():
+        for batch_id, records, _ in batches:
+            read[batch_id] += records
+    return sorted(read.items(), reverse=True)
 
 
 def _with_events(

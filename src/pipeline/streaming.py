@@ -14,7 +14,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pipeline import guards
 from pipeline.errors import DiskFull, PipelineError, UnreadableRecord
 from pipeline.kafka_topics import Topics
-from pipeline.observe import Observer
+from pipeline.observe import Observer, observing
 from pipeline.sinks import Transaction
 from pipeline.stopping import Draining, end_if_asked, hold, is_asked_to_stop, let_go, poll_seconds
 from pipeline.tables import checkpoint_path
@@ -114,35 +114,32 @@ def await_all(
     *,
     root: str,
     stop: threading.Event,
+    observer: Observer,
     at_end: Callable[[str], object] | None = None,
-    watch: Callable[[Sequence[StreamingQuery]], object] = lambda _: None,
 ) -> None:
     """Wait until every query has ended, of itself or because it was asked to; `at_end` is told the name of each.
 
-    `watch` is shown those that run, several times a second.
-
-    `stop` ends all of them after their running batch, `pipeline stop` those it names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
+    `observer` is told of their batches. `stop` ends all of them after their running batch, `pipeline stop` those it names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
     UnreadableRecord, DiskFull or QueryFailed.
     """
     spark = SparkSession.builder.getOrCreate()
     left = [Draining(query) for query in queries]
     failed: StreamingQuery | None = None
-    observer = Observer(spark, root)
-    while left:
-        time.sleep(poll_seconds(root))
-        observer.watch([running.query for running in left])
-        watch([running.query for running in left])
-        for running in [*left]:
-            if running.has_ended:
-                left.remove(running)
-                observer.note(running.query)
-                if running.query.exception() is not None:
-                    failed = failed or running.query
-                elif at_end is not None:
-                    at_end(running.query.name)
-                let_go(spark, root, running.query.name)
-            elif failed or stop.is_set() or is_asked_to_stop(spark, root, running.query.name):
-                running.ask()
+    with observing(observer, spark):
+        while left:
+            time.sleep(poll_seconds(root))
+            observer.keep()
+            for running in [*left]:
+                if running.has_ended:
+                    left.remove(running)
+                    observer.note(running.query)
+                    if running.query.exception() is not None:
+                        failed = failed or running.query
+                    elif at_end is not None:
+                        at_end(running.query.name)
+                    let_go(spark, root, running.query.name)
+                elif failed or stop.is_set() or is_asked_to_stop(spark, root, running.query.name):
+                    running.ask()
     if failed is not None:
         raise _failure(failed, root)
 

@@ -13,6 +13,7 @@ from pipeline.kinds import KINDS
 
 __all__ = [
     "BATCH_LEDGER",
+    "BATCH_METRICS",
     "DEAD_LETTERS",
     "ETL_DEAD_LETTERS",
     "FACT_ORDERS",
@@ -47,6 +48,7 @@ PRODUCT_EVENTS = "product_events"
 DEAD_LETTERS = "dead_letters"
 LATE_EVENTS = "late_events"
 BATCH_LEDGER = "batch_ledger"
+BATCH_METRICS = "batch_metrics"
 SKIPPED_RECORDS = "skipped_records"
 REPAIRS = "repairs"
 OFFSET_GAPS = "offset_gaps"
@@ -92,6 +94,25 @@ _BATCH_LEDGER = T.StructType(
 )
 """A row for each topic partition that a source of a query read in a micro-batch, offsets half-open. `watermark`: events at or before it were
 dropped as late in this batch. The fates are ingest's; a query that only reads leaves them null."""
+
+_BATCH_METRICS = T.StructType(
+    [
+        T.StructField("query", T.StringType()),
+        T.StructField("generation", T.StringType()),
+        T.StructField("batch_id", T.LongType()),
+        T.StructField("started_at", T.TimestampType()),
+        T.StructField("duration_ms", T.LongType()),
+        T.StructField("planning_ms", T.LongType()),
+        T.StructField("writing_ms", T.LongType()),
+        T.StructField("records_read", T.LongType()),
+        T.StructField("records_behind", T.LongType()),
+        T.StructField("watermark", T.TimestampType()),
+        T.StructField("state_rows", T.LongType()),
+        T.StructField("state_memory_bytes", T.LongType()),
+    ]
+)
+"""A row for each micro-batch, as Spark reported it when it had ended; what a killed process had not kept yet is missing. `records_behind`
+is what the topics held then that was not read, `state_rows` is null where Spark does not count them."""
 
 _SKIPPED_RECORDS = T.StructType(
     [
@@ -200,6 +221,7 @@ SCHEMAS = {
     DEAD_LETTERS: contracts.DEAD_LETTERS,
     LATE_EVENTS: _LATE_EVENTS,
     BATCH_LEDGER: _BATCH_LEDGER,
+    BATCH_METRICS: _BATCH_METRICS,
     REPAIRS: _REPAIRS,
     OFFSET_GAPS: _OFFSET_GAPS,
     RECONCILIATION: _RECONCILIATION,

@@ -86,6 +86,10 @@ def _run(given: Sequence[str]) -> int:
     from pipeline.settings import load
 
     settings = load(arguments.env, arguments.overrides)
+    if settings.logs.format == "json":
+        from pipeline import console
+
+        console.log_json()
     run = _run_job if arguments.is_job else _run_command
     return run(settings, arguments)
 

@@ -37,11 +37,19 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--watch", nargs="?", type=positive, const=_EVERY_SECONDS, metavar="SECONDS",
         help="look again every so many seconds, until Ctrl-C (default: 5)",
     )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true",
+        help="judge what has a limit (alerts.max_…), tell the alert channel, and exit with 1 where one is over",
+    )  # fmt: skip
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
 
 def _run(settings: Settings, arguments: Arguments) -> None:
     from pipeline import console, status
+
+    if arguments.check:
+        _check(settings)
+        return
 
     def look() -> list[str]:
         report = status.look(settings)
@@ -51,6 +59,22 @@ def _run(settings: Settings, arguments: Arguments) -> None:
         console.write_lines(look())
     else:
         console.watch(look, arguments.watch)
+
+
+def _check(settings: Settings) -> None:
+    """Raises CheckFailed, which names what is over its limit."""
+    from pipeline import alerts, console, limits, status
+    from pipeline.errors import CheckFailed
+
+    with alerts.sending(settings):
+        found = [*limits.findings(status.look(settings), settings.alerts)]
+        for one in found:
+            limits.tell(one)
+    over = [f"{one.step}: {one.error}" for one in found if one.error]
+    if over:
+        raise CheckFailed("\n".join(over))
+    told = "no limit is set, or nothing to judge: see alerts.max_… in `pipeline config show`"
+    console.write_lines([f"within the limits: {', '.join(one.subject for one in found)}" if found else told])
 
 
 def _json_lines(report: Report) -> Iterator[str]:
@@ -70,6 +94,7 @@ def _json_lines(report: Report) -> Iterator[str]:
         ("topic", report.topics),
         ("view", report.views),
         ("table", report.tables),
+        ("share", report.shares),
     ):
         parts += [(name, asdict(one)) for one in found]
     for name, values in parts:
