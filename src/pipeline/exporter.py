@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from pipeline.observe import Observed
+    from pipeline.progress import Observed
 
 __all__ = ["count_fates", "measured", "observe", "start"]
 

@@ -9,7 +9,8 @@ from pyspark.sql import SparkSession
 
 from pipeline import alerts, exporter, limits
 from pipeline.console import note
-from pipeline.observe import Observed, Observer
+from pipeline.observe import Observer
+from pipeline.progress import Observed
 from pipeline.settings import Alerts as AlertSettings
 from pipeline.settings import Settings
 

@@ -69,19 +69,17 @@ def _shares(report: Report, limits: Alerts) -> Iterator[Finding]:
     for share in report.shares:
         limit, key = (
             (limits.max_dead_percent, "max_dead_percent")
-            if share.of == "dead"
+            if share.share == "dead"
             else (limits.max_late_percent, "max_late_percent")
         )
         if limit is not None and share.records:
             percent = 100 * share.count / share.records
-            told = (
-                f"{share.count} of the newest {share.records} records are {share.of}, {percent:.1f} percent"
-            )
-            job = "ingest" if share.of == "dead" else "speed"
-            name = f"{share.of.capitalize()}OverLimit"
+            told = f"{share.count} of the newest {share.records} records are {share.share}, {percent:.1f} percent"
+            job = "ingest" if share.share == "dead" else "speed"
+            name = f"{share.share.capitalize()}OverLimit"
             yield Finding(
                 job,
-                f"{share.of} share of {share.subject}",
+                f"{share.share} share of {share.subject}",
                 share.subject,
                 name,
                 _over(told, percent, limit, key),

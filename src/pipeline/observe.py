@@ -11,9 +11,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -31,42 +31,20 @@ from pyspark.sql.streaming.listener import (
 )
 
 from pipeline import exporter, files
-from pipeline.kafka_offsets import behind
+from pipeline.progress import Observed, of_progress
 from pipeline.sinks import commit_lock
 from pipeline.tables import BATCH_METRICS, SCHEMAS, checkpoint_path, local_path, table_path
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
-__all__ = ["Observed", "Observer", "observed", "observing", "records_behind"]
+__all__ = ["Observer", "observed", "observing"]
 
 _NOTED_EVERY_SECONDS = 5.0
 _KEPT_EVERY_SECONDS = 60.0
 _COUNTS_STATE_ROWS = "spark.sql.streaming.stateStore.rocksdb.trackTotalNumberOfRows"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Observed:
-    """A finished micro-batch (a row of BATCH_METRICS): times in UTC, durations in milliseconds.
-
-    `records_behind` is what its topics held then that it had not read. `state_rows` is None where Spark does not count
-    them, as by default (base.yml says why); `state_memory_bytes` is what the state stores take of memory.
-    """
-
-    query: str
-    generation: str
-    batch_id: int
-    started_at: datetime
-    duration_ms: int
-    planning_ms: int
-    writing_ms: int
-    records_read: int
-    records_behind: int
-    watermark: datetime | None
-    state_rows: int | None
-    state_memory_bytes: int
 
 
 class Observer(StreamingQueryListener):
@@ -112,7 +90,7 @@ class Observer(StreamingQueryListener):
     def _take(self, progress: Any, *, is_last: bool = False) -> None:
         try:
             with self._lock:
-                now = _of_progress(progress, counts_rows=self._counts_rows)
+                now = of_progress(progress, counts_rows=self._counts_rows)
                 before = self._newest.get(now.query)
                 is_new = before is None or now.batch_id > before.batch_id
                 if is_new:
@@ -162,61 +140,18 @@ def observed(spark: SparkSession | None, root: str, query: str) -> Observed | No
         return None
 
 
-def records_behind(progress: Mapping[str, Any]) -> int:
-    """How many records the topics of a query hold that its last micro-batch had not read.
-
-    Counted from the offsets: Spark's own metric is the worst partition only.
-    """
-    count = 0
-    for source in progress["sources"]:
-        if source["description"].startswith("Kafka"):
-            latest, ends = _offsets(source["latestOffset"]), _offsets(source["endOffset"])
-            count += behind(ends, {place: (0, end) for place, end in latest.items()})
-    return count
-
-
-def _of_progress(progress: Mapping[str, Any], *, counts_rows: bool) -> Observed:
-    operators, took = progress["stateOperators"], progress["durationMs"]
-    watermark = (progress.get("eventTime") or {}).get("watermark")
-    return Observed(
-        query=str(progress["name"]),
-        generation=str(progress["id"]),
-        batch_id=int(progress["batchId"]),
-        started_at=_instant(progress["timestamp"]),
-        duration_ms=int(progress["batchDuration"]),
-        planning_ms=int(took.get("queryPlanning", 0)),
-        writing_ms=int(took.get("addBatch", 0)),
-        records_read=int(progress["numInputRows"]),
-        records_behind=records_behind(progress),
-        watermark=_instant(watermark) if watermark and not watermark.startswith("1970-") else None,
-        state_rows=sum(int(one["numRowsTotal"]) for one in operators) if counts_rows else None,
-        state_memory_bytes=sum(int(one["memoryUsedBytes"]) for one in operators),
-    )
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
 def _append(spark: SparkSession, path: str, rows: list[Observed]) -> None:
     """By delta-rs where the lake is on this machine: it takes milliseconds, and Spark a second of a core."""
     schema = SCHEMAS[BATCH_METRICS]
     told = [asdict(row) for row in rows]
     with commit_lock(path):
         if local_path(path) is not None:
-            write_deltalake(path, pa.Table.from_pylist(told, to_arrow_schema(schema)), mode="append")
+            write_deltalake(
+                path, pa.Table.from_pylist(told, to_arrow_schema(schema, timezone="UTC")), mode="append"
+            )
         else:
             frame = spark.createDataFrame([tuple(row.values()) for row in told], schema)
             frame.coalesce(1).write.format("delta").mode("append").save(path)
-
-
-def _offsets(text: Any) -> dict[tuple[str, int], int]:
-    topics = json.loads(text) if isinstance(text, str) else text or {}
-    return {
-        (topic, int(partition)): offset
-        for topic, partitions in topics.items()
-        for partition, offset in partitions.items()
-    }
 
 
 def _file(root: str, query: str) -> str:

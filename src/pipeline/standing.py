@@ -28,7 +28,8 @@ from pipeline.errors import CheckpointDamaged, KafkaUnreachable
 from pipeline.kafka_check import require_connection
 from pipeline.kafka_offsets import Address, Held, Partition
 from pipeline.kinds import Kind
-from pipeline.observe import Observed, observed
+from pipeline.observe import observed
+from pipeline.progress import Observed
 from pipeline.settings import Settings
 from pipeline.sources import kafka_topics
 from pipeline.stopping import is_asked_to_stop

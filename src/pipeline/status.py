@@ -108,7 +108,7 @@ class Table:
 class Share:
     """Of the newest records of a topic (that a view's query has read), at least 10,000 if there are so many: the `dead` (the `late`)."""
 
-    of: Literal["dead", "late"]
+    share: Literal["dead", "late"]
     subject: str
     count: int
     records: int
@@ -301,7 +301,8 @@ class _Log:
             return {}
         present = generation(spark, checkpoint_path(self._settings.lake.root, query))
         rows = self._tables.rows(
-            "SELECT topic, batch_id, CAST(sum(end_offset - first_offset) AS BIGINT), CAST(sum(dead) AS BIGINT) "
+            "SELECT topic, batch_id, CAST(sum(coalesce(accepted + dead + tombstones, end_offset - first_offset)) AS BIGINT), "
+            "CAST(sum(dead) AS BIGINT) "
             f"FROM {self._relation(BATCH_LEDGER)} WHERE query = '{query}' AND generation = '{present}' "
             "GROUP BY topic, batch_id ORDER BY batch_id DESC"
         )

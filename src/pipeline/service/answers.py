@@ -77,9 +77,11 @@ class Answers:
                 raise TooLong(
                     f"this takes longer than {seconds} s (serve.timeout_seconds). Ask for less: a key, a range of time."
                 ) from error
-            except (duckdb.IOException, OSError) as error:
+            except OSError as error:
                 raise _expired(question) from error
             except duckdb.Error as error:
+                if ".parquet" in str(error):  # what is said of a file is not said of the question
+                    raise _expired(question) from error
                 raise UsageError(f"the view cannot be asked that: {str(error).splitlines()[0]}") from error
         has_more = len(rows) > question.limit
         return Answer(
