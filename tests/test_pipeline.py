@@ -232,7 +232,9 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(played: Played, noteboo
     assert any("image/png" in output.get("data", {}) for output in shown)
     told = "".join(output.get("text", "") for output in shown)
     if notebook.stem == "speed_and_batch":
-        assert re.search(r"[1-9]\d* windows differ; 0 of them by more or less than their late events", told), told
+        assert re.search(
+            r"[1-9]\d* windows differ; 0 of them by more or less than their late events", told
+        ), told
     if notebook.stem == "dead_letters":
         assert re.search(r"[1-9]\d* letters passed: [1-9]\d* orders and \d+\.\d\d more", told), told
 
