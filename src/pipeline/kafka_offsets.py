@@ -142,8 +142,8 @@ def record_times(
                 waiting.pop(place, None)
             elif place in waiting and message.offset() >= waiting[place][-1]:
                 offset, (kind, timestamp_ms) = waiting[place].pop(), message.timestamp()
-                if kind:
-                    found[(*place, offset)] = _EPOCH + timedelta(milliseconds=timestamp_ms)
+                if kind and (made_at := _time(timestamp_ms)):
+                    found[(*place, offset)] = made_at
                 if waiting[place]:
                     consumer.seek(_place(place, waiting[place][-1]))
                 else:
@@ -232,9 +232,14 @@ def _made_at(answer: Any) -> datetime | None:
         timestamp_ms = answer.result().timestamp
     except KafkaException:
         return None
+    return _time(timestamp_ms) if timestamp_ms >= 0 else None
+
+
+def _time(timestamp_ms: int) -> datetime | None:
+    """None where it is no time that a clock shows: a producer has counted in nanoseconds."""
     try:
-        return _EPOCH + timedelta(milliseconds=timestamp_ms) if timestamp_ms >= 0 else None
-    except OverflowError:  # a producer that counts in nanoseconds
+        return _EPOCH + timedelta(milliseconds=timestamp_ms)
+    except OverflowError:
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import pyarrow as pa
@@ -15,8 +16,10 @@ from deltalake.exceptions import TableNotFoundError
 from pyspark.sql import SparkSession
 
 from pipeline.delta_log import newest_version
+from pipeline.errors import RefusedToStart, UsageError
+from pipeline.tables import local_path
 
-__all__ = ["LocalTables", "Row", "Size", "SparkTables", "Tables"]
+__all__ = ["LocalTables", "Row", "Size", "SparkTables", "Tables", "lake_here"]
 
 Row = tuple[Any, ...]
 """Times are in UTC, with their zone."""
@@ -114,6 +117,22 @@ class SparkTables:
     def rows(self, sql: str) -> Iterator[Row]:
         for row in self._spark.sql(sql).collect():
             yield tuple(_in_utc(value) for value in row)
+
+
+def lake_here(root: str, *, what: str) -> Path:
+    """The lake as a folder of this machine. Raises UsageError where it lies elsewhere, RefusedToStart where there is none."""
+    lake = local_path(root)
+    if lake is None:
+        raise UsageError(
+            f"{what} reads a lake on this machine's file system; lake.root is {root}.\n"
+            "Mount it or copy it, and name its path: --set lake.root=/path/to/lake"
+        )
+    if not lake.is_dir():
+        raise RefusedToStart(
+            f"there is no lake at {lake}: nothing has been ingested yet.\n"
+            "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."
+        )
+    return lake
 
 
 def _in_utc(value: Any) -> Any:

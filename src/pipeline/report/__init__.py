@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import RefusedToStart, SetupError, UsageError
+from pipeline.errors import SetupError, UsageError
 from pipeline.files import replace_bytes
+from pipeline.reading import lake_here
 from pipeline.settings import Settings
-from pipeline.tables import local_path
 
 __all__ = ["write"]
 
@@ -18,17 +18,7 @@ def write(settings: Settings, *, output: Path | None = None, pictures: Path | No
     `pictures` is a folder for the same pictures as PNG. Raises RefusedToStart where there is no lake, UsageError where it is not
     on this machine or the page cannot be written, SetupError where the extra `report` is not installed.
     """
-    lake = local_path(settings.lake.root)
-    if lake is None:
-        raise UsageError(
-            f"the report reads a lake on this machine's file system; lake.root is {settings.lake.root}.\n"
-            "Mount it or copy it, and name its path: --set lake.root=/path/to/lake"
-        )
-    if not lake.is_dir():
-        raise RefusedToStart(
-            f"there is no lake at {lake}: nothing has been ingested yet.\n"
-            "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."
-        )
+    lake = lake_here(settings.lake.root, what="the report")
     files = _files(settings, output or lake / "report.html", pictures)
     for file, content in files.items():
         try:

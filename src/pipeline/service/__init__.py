@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from pipeline.errors import RefusedToStart, SetupError, UsageError
+from pipeline.errors import SetupError, UsageError
+from pipeline.reading import lake_here
 from pipeline.settings import Settings
-from pipeline.tables import local_path
 
 __all__ = ["run"]
 
@@ -18,17 +18,7 @@ def run(settings: Settings) -> None:
     Raises UsageError where the address cannot be taken, or is not loopback and there is no token; RefusedToStart where there is
     no lake; SetupError where the extra `serve` is not installed.
     """
-    lake = local_path(settings.lake.root)
-    if lake is None:
-        raise UsageError(
-            f"pipeline serve reads a lake on this machine's file system; lake.root is {settings.lake.root}.\n"
-            "Mount it, and name its path: --set lake.root=/path/to/lake"
-        )
-    if not lake.is_dir():
-        raise RefusedToStart(
-            f"there is no lake at {lake}: nothing has been ingested yet.\n"
-            "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."
-        )
+    lake_here(settings.lake.root, what="pipeline serve")
     if settings.serve.token is None and not is_loopback(settings.serve.host):
         raise UsageError(
             f"serve.host is {settings.serve.host}, which other machines can reach, and there is no serve.token.\n"
