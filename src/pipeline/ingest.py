@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, contracts, exporter, ledger
+from pipeline import catalog, contracts, exporter, ledger, lineage
 from pipeline.checkpoints import micro_batch
 from pipeline.contracts import ACCEPTED, DEAD
 from pipeline.failpoints import failpoint
@@ -42,9 +43,19 @@ def run(settings: Settings, *, once: bool) -> None:
     spark = session(settings)
     root, topics = settings.lake.root, kafka_topics(settings, [*catalog.kinds(settings)])
     held = guarded(spark, query=QUERY, root=root, tables=written_tables(settings), topics=topics)
-    with stop_requests() as stop, held:
+    with stop_requests() as stop, held, _told(settings):
         watcher = observer(spark, settings, "ingest", [QUERY])
         await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, observer=watcher)
+
+
+def _told(settings: Settings) -> AbstractContextManager[None]:
+    servers = settings.kafka.bootstrap_servers
+    return lineage.told(
+        settings,
+        "ingest",
+        inputs=[lineage.topic(servers, name) for name in kind_of_topic(settings)],
+        outputs=[lineage.table(table_path(settings.lake.root, name)) for name in _tables(settings)],
+    )
 
 
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:

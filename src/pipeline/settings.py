@@ -30,6 +30,7 @@ __all__ = [
     "Ingest",
     "Kafka",
     "Lake",
+    "Lineage",
     "Logs",
     "Metrics",
     "Postgres",
@@ -169,6 +170,12 @@ def _slack_address(value: str) -> str:
     return value
 
 
+def _http_address(value: str) -> str:
+    if not re.match(r"https?://[^/\s]+", value):
+        raise ValueError("an http:// or https:// address")
+    return value
+
+
 def _consumer_option(name: str) -> str:
     if not name.startswith("kafka.") or name == "kafka.bootstrap.servers":
         raise ValueError(
@@ -271,6 +278,12 @@ class Logs:
 
 
 @dataclass(frozen=True)
+class Lineage:
+    url: Annotated[str | None, _http_address]
+    namespace: Annotated[str, _filled]
+
+
+@dataclass(frozen=True)
 class Serve:
     host: Annotated[str, _filled]
     port: Annotated[int, _between(0, 65_535)]
@@ -314,6 +327,7 @@ class Settings:
     serve: Serve
     metrics: Metrics
     logs: Logs
+    lineage: Lineage
     alerts: Alerts
     devservices: DevServices
     spark: Spark

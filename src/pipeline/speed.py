@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, checkpoints, ledger
+from pipeline import catalog, checkpoints, ledger, lineage
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
@@ -52,6 +52,7 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
     with ExitStack() as held:
         stop = held.enter_context(stop_requests())
+        held.enter_context(_told(settings, chosen))
         for view in chosen:
             table = view_path(root, view.name, "speed", view.version)
             topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
@@ -66,6 +67,18 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
             at_end=lambda query: ledger.catch_up(spark, root, query, tables=catalog.typed_tables(settings)),
             observer=watcher,
         )
+
+
+def _told(settings: Settings, views: Sequence[View]) -> AbstractContextManager[None]:
+    root, kinds = settings.lake.root, catalog.kinds(settings)
+    read = dict.fromkeys(kind for view in views for kind in view.inputs)
+    if settings.speed.source == "kafka":
+        topics = kafka_topics(settings, [*read]).names
+        inputs = [lineage.topic(settings.kafka.bootstrap_servers, name) for name in topics]
+    else:
+        inputs = [lineage.table(table_path(root, kinds[kind].table)) for kind in read]
+    outputs = [lineage.table(view_path(root, view.name, "speed", view.version)) for view in views]
+    return lineage.told(settings, "speed", inputs=inputs, outputs=outputs)
 
 
 def _start_all(
