@@ -12,10 +12,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from deltalake import write_deltalake
@@ -34,9 +34,6 @@ from pipeline import exporter, files
 from pipeline.progress import Observed, of_progress
 from pipeline.sinks import commit_lock
 from pipeline.tables import BATCH_METRICS, SCHEMAS, checkpoint_path, local_path, table_path
-
-if TYPE_CHECKING:
-    from pyspark.sql.streaming.query import StreamingQuery
 
 __all__ = ["Observer", "observed", "observing"]
 
@@ -70,11 +67,11 @@ class Observer(StreamingQueryListener):
     def onQueryProgress(self, event: QueryProgressEvent) -> None:  # noqa: N802  # Spark calls it so
         self._take(event.progress)
 
-    def note(self, query: StreamingQuery) -> None:
-        """The last of a query that has ended, which Spark may not have told yet."""
-        progress = query.lastProgress
-        if progress is not None:
-            self._take(progress, is_last=True)
+    def finish(self) -> None:
+        """Once Spark has told all: note the newest of each query, and keep what is not kept."""
+        for newest in [*self._newest.values()]:
+            self._note(newest)
+        self.keep(is_end=True)
 
     def keep(self, *, is_end: bool = False) -> None:
         """Put what has come into the table, once a minute and at the end."""
@@ -87,32 +84,30 @@ class Observer(StreamingQueryListener):
         except Exception as error:  # noqa: BLE001  # history has a hole; the stream goes on
             _log.warning("%d rows of batch_metrics are not kept: %s", len(rows), error)
 
-    def _take(self, progress: Any, *, is_last: bool = False) -> None:
+    def _take(self, progress: Any) -> None:
         try:
-            with self._lock:
-                now = of_progress(progress, counts_rows=self._counts_rows)
-                before = self._newest.get(now.query)
-                is_new = before is None or now.batch_id > before.batch_id
-                if is_new:
-                    self._newest[now.query] = now
-                    if self._keeps_history:
-                        self._unkept.append(now)
-                self._note(now, is_last=is_last)
-            if is_new:
-                exporter.observe(now)
-                self._watch(now)
+            now = of_progress(progress, counts_rows=self._counts_rows)
+            before = self._newest.get(now.query)
+            if before is not None and before.batch_id == now.batch_id:
+                return
+            self._newest[now.query] = now
+            if self._keeps_history:
+                with self._lock:
+                    self._unkept.append(now)
+            if time.monotonic() - self._noted_at.get(now.query, float("-inf")) >= _NOTED_EVERY_SECONDS:
+                self._note(now)
+            exporter.observe(now)
+            self._watch(now)
         except Exception as error:  # noqa: BLE001  # who looks from elsewhere sees older numbers; the stream goes on
-            _log.debug("the progress of a query is not noted: %s", error)
+            _log.debug("the progress of a query is not taken: %s", error)
 
-    def _note(self, now: Observed, *, is_last: bool) -> None:
-        if (
-            not is_last
-            and time.monotonic() - self._noted_at.get(now.query, float("-inf")) < _NOTED_EVERY_SECONDS
-        ):
-            return
+    def _note(self, now: Observed) -> None:
         self._noted_at[now.query] = time.monotonic()
         text = json.dumps(asdict(now), default=datetime.isoformat)
-        files.write_atomically(self._spark, _file(self._root, now.query), text)
+        try:
+            files.write_atomically(self._spark, _file(self._root, now.query), text)
+        except Exception as error:  # noqa: BLE001  # as above
+            _log.debug("the progress of %s is not noted: %s", now.query, error)
 
 
 @contextmanager
@@ -122,8 +117,11 @@ def observing(observer: Observer, spark: SparkSession) -> Iterator[None]:
     try:
         yield
     finally:
+        # Spark tells of a batch some time after its end, in order.
+        with suppress(Py4JJavaError):
+            spark.sparkContext._jsc.sc().listenerBus().waitUntilEmpty()
         spark.streams.removeListener(observer)
-        observer.keep(is_end=True)
+        observer.finish()
 
 
 def observed(spark: SparkSession | None, root: str, query: str) -> Observed | None:

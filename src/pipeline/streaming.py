@@ -132,7 +132,6 @@ def await_all(
             for running in [*left]:
                 if running.has_ended:
                     left.remove(running)
-                    observer.note(running.query)
                     if running.query.exception() is not None:
                         failed = failed or running.query
                     elif at_end is not None:
