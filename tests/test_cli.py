@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import select
+import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -18,7 +23,7 @@ from pipeline import cli, console, kafka_check, rendering
 from pipeline.errors import CheckFailed, KafkaUnreachable, RefusedToStart, TopicMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 VIEWS = ("customer_hourly_spend", "enriched_orders", "order_outcomes", "customer_totals", "word_counts")
 SOURCE = Path(__file__).parents[1] / "src"
@@ -108,6 +113,48 @@ def test_bash_completes_what_is_begun(typed: str, offered: set[str]) -> None:
     script = run("--completion", "bash").stdout
     done = subprocess.run(["bash"], input=f"{script}\n{asked}\n", capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_what_is_typed_in_it(shell: str, tmp_path: Path) -> None:
+    """`pipeline` is a function there that writes down how it is called."""
+    if not shutil.which(shell):
+        pytest.skip(f"there is no {shell} here")
+    typed = {
+        "pipeline dead-letters li\t": "dead-letters list",
+        "pipeline query word\t--la\tserved": "query word_counts --layer served",
+        "pipeline stop ing\t": "stop ingest",
+    }
+    script, called = tmp_path / "completion", tmp_path / "called"
+    script.write_text(run("--completion", shell).stdout)
+    start = f'source {script}\npipeline() {{ echo "$*" >> {called}; }}\n'
+    (tmp_path / ".zshrc").write_text(f"autoload -Uz compinit && compinit -u -D\n{start}")
+    (tmp_path / ".bashrc").write_text(start)
+    lines = "".join(f"{line}\n" for line in [*typed, "exit"])
+    at_a_terminal([shell, "-i"], lines, HOME=str(tmp_path), ZDOTDIR=str(tmp_path), TERM="dumb")
+    assert [line.split() for line in called.read_text().splitlines()] == [*map(str.split, typed.values())]
+
+
+def at_a_terminal(words: Sequence[str], typed: str, **environ: str) -> None:
+    """Run it on a terminal, type, and wait for its end."""
+    ours, theirs = pty.openpty()
+    given = {**os.environ, **environ}
+    with subprocess.Popen(
+        words, stdin=theirs, stdout=theirs, stderr=theirs, env=given, start_new_session=True
+    ) as running:
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        with contextlib.suppress(OSError):  # which says that nobody holds the other end any more
+            while select.select([ours], [], [], 30)[0] and os.read(ours, 4096):
+                pass
+        running.kill()
+    os.close(ours)
+
+
+def test_the_examples_of_a_help_are_commands() -> None:
+    for command in (command for group in cli.COMMANDS.values() for command in group):
+        for example in command.examples:
+            assert cli._parser().parse_args(shlex.split(example)[1:]).run is command.run
 
 
 @pytest.mark.parametrize(

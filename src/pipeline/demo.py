@@ -37,6 +37,7 @@ from pipeline.settings import Settings
 __all__ = ["run"]
 
 HOURS = 36
+LATE, MALFORMED = 0.02, 0.01
 REPORT = Path("pipeline-report.html")
 """In the current folder: the lake goes with the next demo."""
 MICRO_BATCHES = 3
@@ -92,8 +93,8 @@ def _fill(settings: Settings, events: int, seed: int) -> None:
             topics,
             events=events,
             seed=seed,
-            late=0.02,
-            malformed=0.01,
+            late=LATE,
+            malformed=MALFORMED,
             hours=HOURS,
             progress=progress,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +26,11 @@ __all__ = ["main"]
 INTERRUPTED = 130
 FAULT_OF_OURS = 70
 _SHELLS = ("bash", "zsh")
+_WIDTH = 80
+_LAST_WORDS = """\
+To begin with: pipeline demo --keep, and then pipeline status.
+What a command takes, with examples: pipeline COMMAND --help
+The shell completes commands, views and options: eval "$(pipeline --completion bash)", or zsh"""
 
 COMMANDS: Mapping[str, Sequence[Command]] = {
     "Try it": try_it.COMMANDS,
@@ -57,11 +63,16 @@ class _Completion(argparse.Action):
         from pipeline.views import VIEWS
 
         self._commands.help = "what to do"  # shtab passes over what the help leaves out
+        names = {"VIEW": sorted(VIEWS), "QUERY": ["ingest", *sorted(VIEWS)]}
         for command in self._commands.choices.values():
+            command.description = command.description.partition(". ")[0]  # zsh shows a line of each
             for action in command._actions:
-                if action.metavar == "VIEW":
-                    action.choices = sorted(VIEWS)
-        print(shtab.complete(parser, values))
+                action.choices = names.get(action.metavar, action.choices)
+                if action.metavar in ("FILE", "FOLDER"):
+                    action.complete = shtab.FILE if action.metavar == "FILE" else shtab.DIRECTORY
+        script = shtab.complete(parser, values)
+        # As shtab has it, zsh takes what `source` reads for an autoloaded function, and calls it at once.
+        print(script.replace("$zsh_eval_context[-1] == eval", "$zsh_eval_context[-1] != loadautofunc"))
         parser.exit()
 
 
@@ -153,15 +164,24 @@ def _parser() -> argparse.ArgumentParser:
     for command in _all_commands():
         first, _, second = command.name.partition(" ")
         if second and first not in groups:
-            group = commands.add_parser(first, help=f"{first} {second}", allow_abbrev=False)
+            summary = f"one of: {_below(first)}"
+            group = commands.add_parser(first, help=summary, description=summary, allow_abbrev=False)
             groups[first] = group.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
         _add_command(groups[first] if second else commands, second or first, command)
     return parser
 
 
 def _add_command(commands: Any, name: str, command: Command) -> None:
-    parser = commands.add_parser(name, help=command.summary, description=command.summary, allow_abbrev=False)
+    parser = commands.add_parser(
+        name,
+        help=command.summary,
+        description=command.summary,
+        epilog=_examples(command),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     command.options(parser)
+    parser.description = textwrap.fill(parser.description, _WIDTH)
     common = parser.add_argument_group("for every command")
     common.add_argument(
         "--env", metavar="NAME", help="take conf/NAME.yml over conf/base.yml (default: PIPELINE_ENV)"
@@ -182,13 +202,24 @@ def _all_commands() -> list[Command]:
     return [command for group in COMMANDS.values() for command in group]
 
 
+def _below(first: str) -> str:
+    words = (command.name.partition(" ") for command in _all_commands())
+    return ", ".join(second for name, _, second in words if name == first)
+
+
+def _examples(command: Command) -> str | None:
+    return (
+        "\n".join(["for example:", *(f"  {line}" for line in command.examples)]) if command.examples else None
+    )
+
+
 def _overview() -> str:
     width = max(len(command.name) for command in _all_commands())
     blocks = (
         "\n".join([f"{title}:", *(f"  {command.name:<{width}}  {command.summary}" for command in group)])
         for title, group in COMMANDS.items()
     )
-    return "\n\n".join(blocks) + "\n\nWhat a command takes: pipeline COMMAND --help"
+    return "\n\n".join([*blocks, _LAST_WORDS])
 
 
 def _require_known_command(given: Sequence[str]) -> None:

@@ -18,7 +18,9 @@ __all__ = ["COMMANDS"]
 
 
 def _query_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("view", metavar="VIEW")
+    parser.add_argument(
+        "view", metavar="VIEW", help="such as customer_hourly_spend; `pipeline status` names all"
+    )
     parser.add_argument(
         "--layer", choices=("served", "speed", "batch"), default="served", help="default: served"
     )
@@ -107,8 +109,24 @@ def _config_reference(_: Settings, __: Arguments) -> None:
 
 COMMANDS = [
     status.COMMAND,
-    Command("query", "the rows of a view: served, or of one layer", _query, _query_options),
-    Command("report", "one HTML page about the lake: its numbers and pictures", _report, _report_options),
+    Command(
+        "query",
+        "the rows of a view: served, or of one layer",
+        _query,
+        _query_options,
+        examples=(
+            "pipeline query customer_hourly_spend --order-by hourly_spend desc --limit 10",
+            "pipeline query enriched_orders --where \"order_id = 'o-1'\" --layer batch --format json",
+            "pipeline query customer_totals --as-of 2026-03-01T12:00:00Z",
+        ),
+    ),
+    Command(
+        "report",
+        "one HTML page about the lake: its numbers and pictures",
+        _report,
+        _report_options,
+        examples=("pipeline report --output orders.html --pictures pictures",),
+    ),
     Command("serve", "the views over HTTP, and a live page of the report, until stopped", _serve),
     Command("config show", "every setting in force, and where it came from", _config_show, _config_options),
     Command("config reference", "every setting there is, as a page in Markdown", _config_reference),

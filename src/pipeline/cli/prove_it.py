@@ -173,6 +173,7 @@ COMMANDS = [
         _reconcile,
         _reconcile_options,
         is_job=True,
+        examples=("pipeline reconcile", "pipeline reconcile customer_totals --format json"),
     ),
     Command(
         "quality",
@@ -181,5 +182,11 @@ COMMANDS = [
         _quality_options,
         is_job=True,
     ),
-    Command("late", "what came too late, how late, and whether batch has healed it", _late, _late_options),
+    Command(
+        "late",
+        "what came too late, how late, and whether batch has healed it",
+        _late,
+        _late_options,
+        examples=("pipeline late customer_hourly_spend",),
+    ),
 ]

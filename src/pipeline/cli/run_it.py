@@ -153,14 +153,46 @@ COMMANDS = [
         _ingest,
         _ingest_options,
         is_job=True,
+        examples=(
+            "pipeline ingest --once",
+            'pipeline ingest --skip orders:0:12 --reason "written in nanoseconds"',
+        ),
     ),
-    Command("speed", "the streaming views", _speed, _speed_options, is_job=True),
-    Command("stop", "end streaming queries after their running batch", _stop, _stop_options),
-    Command("batch", "the batch views from the log, up to a horizon", _batch, _batch_options, is_job=True),
+    Command(
+        "speed",
+        "the streaming views",
+        _speed,
+        _speed_options,
+        is_job=True,
+        examples=("pipeline speed", "pipeline speed customer_hourly_spend word_counts --once"),
+    ),
+    Command(
+        "stop",
+        "end streaming queries after their running batch",
+        _stop,
+        _stop_options,
+        examples=("pipeline stop", "pipeline stop ingest customer_totals"),
+    ),
+    Command(
+        "batch",
+        "the batch views from the log, up to a horizon",
+        _batch,
+        _batch_options,
+        is_job=True,
+        examples=(
+            "pipeline batch",
+            "pipeline batch customer_hourly_spend --until 2026-03-01T12:00:00Z --from raw",
+        ),
+    ),
     Command(
         "etl-orders", "the shop in Postgres → raw tables and fact_orders", _etl, _etl_options, is_job=True
     ),
     Command(
-        "elt", "the dbt models over the shop's raw tables, and their tests", _elt, _elt_options, is_job=True
+        "elt",
+        "the dbt models over the shop's raw tables, and their tests",
+        _elt,
+        _elt_options,
+        is_job=True,
+        examples=("pipeline elt", "pipeline elt --select +fact_orders --docs models"),
     ),
 ]

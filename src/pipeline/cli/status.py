@@ -310,5 +310,9 @@ def _instant(time: datetime | None) -> str:
 
 
 COMMAND = Command(
-    "status", "how the streams, the log and the views stand: lag, watermark, state, age", _run, _options
+    "status",
+    "how the streams, the log and the views stand: lag, watermark, state, age",
+    _run,
+    _options,
+    examples=("pipeline status --watch", "pipeline status --format json", "pipeline status --check"),
 )

@@ -136,6 +136,7 @@ COMMANDS = [
         "embedded Kafka and Postgres, seeded events, every layer, the agreement of the two",
         _demo,
         _demo_options,
+        examples=("pipeline demo", "pipeline demo --keep --events 20000"),
     ),
     Command("up", "start the embedded Kafka and Postgres, with topics and a seeded shop", _up),
     Command("down", "stop the embedded Kafka and Postgres; their data stays", _down),
@@ -144,5 +145,6 @@ COMMANDS = [
         "send seeded events: out of order, late, duplicated, malformed",
         _generate,
         _generate_options,
+        examples=("pipeline generate --events 20000 --late 0.02", "pipeline generate --rate 100"),
     ),
 ]
