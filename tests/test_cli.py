@@ -88,6 +88,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )
     assert all(f"  {command.name} " in done.stdout for group in cli.COMMANDS.values() for command in group)
+    assert max(map(len, done.stdout.splitlines())) <= 100
     assert "'argparse'" in done.stderr
     for heavy in ("pyspark", "rich", "yaml", "confluent_kafka"):
         assert f"'{heavy}'" not in done.stderr
@@ -384,6 +385,17 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 100 + "\n", "")
+
+
+def test_what_goes_on_and_on_is_told_at_once_then_now_and_then_and_at_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with console.streams() as tell:
+        for batch in range(3):
+            tell("ingest", f"batch {batch}")
+            tell("word_counts", "batch 0")
+        assert capsys.readouterr().err == "ingest: batch 0\nword_counts: batch 0\n"
+    assert capsys.readouterr().err == "ingest: batch 2\n"
 
 
 def test_a_step_is_plain_lines_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:

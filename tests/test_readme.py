@@ -20,9 +20,8 @@ from reference import Record, accepted_log, audit_counts, customer_hourly_spend,
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
-OUTPUT = next(
-    block for block in re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S) if "Who spent most" in block
-)
+BLOCKS = re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S)
+OUTPUT = next(f"\n{block}" for block in BLOCKS if "Who spent most" in block)
 KINDS = {"orders": "orders", "products": "products", "text_lines": "text-lines"}
 
 
@@ -107,7 +106,7 @@ def test_the_tables_look_as_the_demo_prints_them(capsys: pytest.CaptureFixture[s
 
 def test_each_step_is_one_that_the_sources_name() -> None:
     named = re.compile("|".join(f"(?:{title})" for title in step_titles()))
-    shown = re.findall(r"^✓ (.+)  [\d.]+ s$", OUTPUT, re.M)
+    shown = re.findall(r"^✓ (.+)  [\d.]+ s$", "".join(BLOCKS), re.M)
     assert len(shown) > 20
     assert [title for title in shown if not named.fullmatch(title)] == []
 

@@ -208,7 +208,8 @@ def test_watermarks_lateness_and_horizon(
     assert seen.batch_id == numbers(commits(played.settings, SPEND.query))[-1]
     assert seen.state_memory_bytes > 0
     waiting = next(line for line in text(played.settings, capsys).splitlines() if "waits for" in line)
-    assert waiting.startswith(f"· enriched_orders waits for {played.settings.kafka.topics.products} (")
+    topic = played.settings.kafka.topics.products
+    assert waiting.startswith(f"· enriched_orders waits for {topic}, which has sent nothing for ")
     assert "its watermark stands at 2026-01-01T11:45:00Z" in waiting
 
 

@@ -16,10 +16,11 @@ from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
 from pipeline.failpoints import failpoint
 from pipeline.published import KEPT_HISTORY, Origin, Snapshot, events_of, facts_of, snapshot
-from pipeline.session import session, side_by_side
+from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import create_table, replace
 from pipeline.sources import read_version
+from pipeline.starting import session
 from pipeline.tables import table_path, view_path
 from pipeline.views import View, best_of_each_key, settled
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyspark.logger import PySparkLogger
     from rich.console import Console, RenderableType
+    from rich.progress import TaskID
     from rich.text import Text
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "log_json",
     "note",
     "step",
+    "streams",
     "table",
     "table_lines",
     "text_line",
@@ -36,6 +38,8 @@ __all__ = [
     "write_bytes",
     "write_lines",
 ]
+
+_EVERY_SECONDS = 60.0
 
 Styled = tuple[str, str]
 """A text and how it looks on a terminal."""
@@ -95,6 +99,39 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.update(task, completed=done)
     _ended("✓", "green", title, time.monotonic() - started)
+
+
+@contextmanager
+def streams() -> Iterator[Callable[[str, str], None]]:
+    """For work that has no end: call what it gives with a name and how it stands, as often as that changes.
+
+    On a terminal each name has a line that changes. Elsewhere a name is told of at once, then once a minute at most, and at the end.
+    """
+    newest: dict[str, str] = {}
+    if _is_terminal(sys.stderr):
+        with _moving_lines() as show:
+
+            def tell(name: str, text: str) -> None:
+                newest[name] = text
+                show(name, text)
+
+            yield tell
+        for name, text in newest.items():
+            note(f"{name}: {text}")
+        return
+    told_at: dict[str, float] = {}
+    told: dict[str, str] = {}
+
+    def tell_at_times(name: str, text: str) -> None:
+        newest[name] = text
+        if time.monotonic() - told_at.get(name, float("-inf")) >= _EVERY_SECONDS:
+            told_at[name], told[name] = time.monotonic(), text
+            note(f"{name}: {text}")
+
+    yield tell_at_times
+    for name, text in newest.items():
+        if told.get(name) != text:
+            note(f"{name}: {text}")
 
 
 def done(title: str, seconds: float, *, is_good: bool = True) -> None:
@@ -255,10 +292,12 @@ def _is_terminal(stream: TextIO) -> bool:
 
 @cache
 def _stderr_console() -> Console:
-    # One for all: rich nests what moves, and prints above it, only within one console.
+    # One for all: rich nests what moves, and prints above it, only within one console. It has the terminal to itself: while
+    # Java is started, standard error is another file.
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="backslashreplace")
+    return Console(file=terminal, highlight=False)
 
 
 @contextmanager
@@ -269,6 +308,22 @@ def _moving(title: str) -> Iterator[None]:
     with Progress(*columns, console=_stderr_console(), transient=True) as progress:
         progress.add_task(title, total=None)
         yield
+
+
+@contextmanager
+def _moving_lines() -> Iterator[Callable[[str, str], None]]:
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=_stderr_console(), transient=True) as progress:
+        lines: dict[str, TaskID] = {}
+
+        def show(name: str, text: str) -> None:
+            if name not in lines:
+                lines[name] = progress.add_task("", total=None)
+            progress.update(lines[name], description=f"{name}: {text}")
+
+        yield show
 
 
 def _begun(title: str) -> None:

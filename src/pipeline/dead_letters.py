@@ -33,9 +33,9 @@ from pipeline.contracts import (
 )
 from pipeline.errors import RefusedToStart, UsageError
 from pipeline.repairs import append_missing, decide, deciding, mark_replayed, read_repairs
-from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic, with_kind
+from pipeline.starting import session
 from pipeline.tables import DEAD_LETTERS, RAW_EVENTS, table_path
 from pipeline.transforms.decode import accepted_events, classify
 from pipeline.transforms.patches import Patch

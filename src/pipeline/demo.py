@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,11 +29,11 @@ from pipeline import (
     speed,
 )
 from pipeline.audit import Report
-from pipeline.devservices import generate, kafka, postgres, shop
+from pipeline.devservices import DEMO, generate, kafka, postgres, shop
 from pipeline.quality import Result
 from pipeline.reconcile import Agreement
-from pipeline.session import session
 from pipeline.settings import Settings
+from pipeline.starting import session
 
 __all__ = ["run"]
 
@@ -53,7 +54,7 @@ def run(settings: Settings, *, events: int, seed: int, keep: bool) -> int:
 
     With `keep` Kafka, Postgres and the lake stay.
     """
-    home = Path(settings.devservices.home) / "demo"
+    home = Path(settings.devservices.home) / DEMO
     _stop(home)
     shutil.rmtree(home, ignore_errors=True)
     with ExitStack() as at_the_end:
@@ -61,8 +62,7 @@ def run(settings: Settings, *, events: int, seed: int, keep: bool) -> int:
             at_the_end.callback(_stop, home)
         here = _settings(settings, home, events)
         _fill(here, events, seed)
-        with console.step("starting Spark"):
-            spark = session(here)
+        spark = session(here)
         with console.step("streaming: Kafka → the log, and Kafka → the five views, side by side"):
             _side_by_side(spark, lambda: ingest.run(here, once=True), lambda: speed.run(here, once=True))
         batch.run(here)
@@ -229,7 +229,11 @@ def _tell_how_to_go_on(settings: Settings) -> None:
         [
             "",
             "Kafka and Postgres are still running. Look around with",
-            f"  pipeline query customer_totals --set lake.root={settings.lake.root}",
-            "and start again, or end it, with `pipeline demo`.",
+            f"  export PIPELINE_LAKE__ROOT={shlex.quote(settings.lake.root)}",
+            f"  export PIPELINE_KAFKA__BOOTSTRAP_SERVERS={settings.kafka.bootstrap_servers}",
+            "  pipeline status",
+            "  pipeline query customer_totals --order-by total_spend desc --limit 10",
+            "  pipeline serve",
+            "and end it with `pipeline down`.",
         ]
     )

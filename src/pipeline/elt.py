@@ -15,10 +15,10 @@ from pipeline import shop
 from pipeline.console import done, step
 from pipeline.dbt_project import Model, Outcome, Project, lent_to_dbt, unpacked
 from pipeline.errors import DataTestsFailed, ModelsFailed, RefusedToStart, UsageError
-from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock
 from pipeline.sources import table_version
+from pipeline.starting import session
 from pipeline.tables import RAW_CUSTOMERS, RAW_ORDERS, RAW_PRODUCTS, elt_path, local_path, table_path
 
 __all__ = ["run"]

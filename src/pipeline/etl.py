@@ -26,10 +26,11 @@ from pipeline.errors import RefusedToStart
 from pipeline.failpoints import failpoint
 from pipeline.postgres import Connection
 from pipeline.postgres_source import Since, Source
-from pipeline.session import session, side_by_side
+from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import create_table, insert_new, merge, replace
 from pipeline.sources import read_version, table_version
+from pipeline.starting import session
 from pipeline.tables import (
     ETL_DEAD_LETTERS,
     FACT_ORDERS,

@@ -16,10 +16,10 @@ from pipeline.console import step
 from pipeline.contracts import RECORD_ADDRESS, RECORD_IDENTITY, REPAIRED
 from pipeline.delta_log import version_of_batch
 from pipeline.published import Snapshot, events_of, published, seed_of, snapshot
-from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, create_table
 from pipeline.sources import table_version
+from pipeline.starting import session
 from pipeline.tables import (
     BATCH_LEDGER,
     REPAIRS,

@@ -15,10 +15,11 @@ from pipeline.contracts import ACCEPTED, DEAD
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
-from pipeline.session import session, side_by_side
+from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
 from pipeline.sources import kafka_topics, kind_of_topic, stream_records
+from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, guarded, start
 from pipeline.tables import (
@@ -43,8 +44,8 @@ def run(settings: Settings, *, once: bool) -> None:
     spark = session(settings)
     root, topics = settings.lake.root, kafka_topics(settings, [*catalog.kinds(settings)])
     held = guarded(spark, query=QUERY, root=root, tables=written_tables(settings), topics=topics)
-    with stop_requests() as stop, held, _told(settings):
-        watcher = observer(spark, settings, "ingest", [QUERY])
+    watching = observer(spark, settings, "ingest", [QUERY])
+    with stop_requests() as stop, held, _told(settings), watching as watcher:
         await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, observer=watcher)
 
 

@@ -15,10 +15,10 @@ from pipeline import catalog
 from pipeline.console import step
 from pipeline.delta_log import newest_version
 from pipeline.expectations import TableExpectations, load
-from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table
 from pipeline.sources import read_version
+from pipeline.starting import session
 from pipeline.tables import QUALITY_RESULTS, SCHEMAS, table_path, view_path
 from pipeline.validation import Verdict, verdicts
 

@@ -94,7 +94,7 @@ def _rows(asked: DuckDb, sql: str) -> Iterator[Row]:
 def _by_spark(
     settings: Settings, view: View, layer: Layer, tail: str, as_of: datetime | None
 ) -> Iterator[Row]:
-    from pipeline.session import session
+    from pipeline.starting import session
 
     spark = session(settings)
     rows = spark.sql(

@@ -22,10 +22,10 @@ from pipeline.checkpoints import micro_batch
 from pipeline.errors import RefusedToStart, UnreadableRecord, UsageError
 from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
-from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, transactions
 from pipeline.sources import kafka_topics, kind_of_topic
+from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import await_all, guarded
 from pipeline.tables import SCHEMAS, SKIPPED_RECORDS, checkpoint_path, table_path
@@ -110,12 +110,12 @@ def _run_up_to(spark: SparkSession, settings: Settings, address: Address) -> Non
     before = _finished(spark, settings.lake.root)
     _plan_next(spark, settings, address, end=address.offset)
     try:
-        with stop_requests() as stop:
+        with stop_requests() as stop, observer(spark, settings, "ingest", [ingest.QUERY]) as watcher:
             await_all(
                 [ingest.start_ingest(spark, settings, once=True)],
                 root=settings.lake.root,
                 stop=stop,
-                observer=observer(spark, settings, "ingest", [ingest.QUERY]),
+                observer=watcher,
             )
     except UnreadableRecord:
         if _finished(spark, settings.lake.root) == before:

@@ -16,10 +16,10 @@ from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
 from pipeline.published import KEPT_HISTORY, facts_of, published, seed_of
-from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
 from pipeline.sources import kafka_topics, read_version, stream_events
+from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
@@ -58,7 +58,7 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
             topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
             ledger.catch_up(spark, root, view.query, tables=catalog.typed_tables(settings))
-        watcher = observer(spark, settings, "speed", [view.query for view in chosen])
+        watcher = held.enter_context(observer(spark, settings, "speed", [view.query for view in chosen]))
         queries = _start_all(spark, settings, chosen, once=once)
         await_all(
             queries,

@@ -165,7 +165,7 @@ def look(settings: Settings) -> Report:
 def _session_if_needed(settings: Settings) -> SparkSession | None:
     if local_path(settings.lake.root) is not None:
         return None
-    from pipeline.session import session
+    from pipeline.starting import session
 
     return session(settings)
 

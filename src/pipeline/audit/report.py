@@ -12,8 +12,9 @@ from pipeline.audit.partitions import account_partitions, ask_bounds
 from pipeline.audit.queries import account_queries
 from pipeline.audit.spans import ingested_spans, ledger_faults, query_spans
 from pipeline.console import step
-from pipeline.session import session, side_by_side
+from pipeline.session import side_by_side
 from pipeline.settings import Settings
+from pipeline.starting import session
 
 __all__ = ["run"]
 

@@ -216,10 +216,15 @@ def _examples(command: Command) -> str | None:
 def _overview() -> str:
     width = max(len(command.name) for command in _all_commands())
     blocks = (
-        "\n".join([f"{title}:", *(f"  {command.name:<{width}}  {command.summary}" for command in group)])
+        "\n".join([_title(title), *(f"  {command.name:<{width}}  {command.summary}" for command in group)])
         for title, group in COMMANDS.items()
     )
     return "\n\n".join([*blocks, _LAST_WORDS])
+
+
+def _title(text: str) -> str:
+    is_plain = not sys.stdout.isatty() or os.environ.get("TERM") == "dumb" or "NO_COLOR" in os.environ
+    return f"{text}:" if is_plain else f"\033[1m{text}:\033[0m"
 
 
 def _require_known_command(given: Sequence[str]) -> None:

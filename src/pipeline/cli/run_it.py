@@ -126,7 +126,7 @@ def _stop(settings: Settings, arguments: Arguments) -> int:
             raise unknown("query", name, sorted(known))
     spark = None
     if local_path(settings.lake.root) is None:
-        from pipeline.session import session
+        from pipeline.starting import session
 
         spark = session(settings)
     root = settings.lake.root

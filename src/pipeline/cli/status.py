@@ -255,14 +255,14 @@ def _waiting(one: Standing) -> str:
         else f", which has sent nothing for {_span(waits_for.silent_seconds)}"
     )
     newest = (
-        "there is none yet"
+        "there is no event yet"
         if waits_for.newest_event is None
-        else f"the newest is of {_instant(waits_for.newest_event)}"
+        else f"the newest event is of {_instant(waits_for.newest_event)}"
     )
     stands = (
         f"its watermark stands at {_instant(one.watermark)}" if one.watermark else "it has no watermark yet"
     )
-    return f"{what} ({newest}{silent}): {stands}."
+    return f"{what}{silent} ({newest}): {stands}."
 
 
 def _name(one: Standing) -> str:

@@ -56,13 +56,16 @@ def _down(settings: Settings, _: Arguments) -> None:
     from pathlib import Path
 
     from pipeline import console
-    from pipeline.devservices import kafka, postgres
+    from pipeline.devservices import DEMO, kafka, postgres
 
     home = Path(settings.devservices.home)
+    homes = (home, home / DEMO)
     with console.step("Stopping Postgres"):
-        postgres.stop(home / "postgres")
+        for one in homes:
+            postgres.stop(one / "postgres")
     with console.step("Stopping Kafka"):
-        kafka.stop(home / "kafka")
+        for one in homes:
+            kafka.stop(one / "kafka")
 
 
 def _topic_partitions(settings: Settings) -> dict[str, int]:
@@ -133,13 +136,13 @@ def _generate(settings: Settings, arguments: Arguments) -> None:
 COMMANDS = [
     Command(
         "demo",
-        "embedded Kafka and Postgres, seeded events, every layer, the agreement of the two",
+        "Kafka, Postgres, seeded events, every layer, and the agreement of the two",
         _demo,
         _demo_options,
         examples=("pipeline demo", "pipeline demo --keep --events 20000"),
     ),
     Command("up", "start the embedded Kafka and Postgres, with topics and a seeded shop", _up),
-    Command("down", "stop the embedded Kafka and Postgres; their data stays", _down),
+    Command("down", "stop the embedded Kafka and Postgres, the demo's, too; their data stays", _down),
     Command(
         "generate",
         "send seeded events: out of order, late, duplicated, malformed",

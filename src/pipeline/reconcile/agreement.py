@@ -18,10 +18,11 @@ from pipeline.evidence import Evidence, speed_table
 from pipeline.reconcile.causes import CAUSES, CONFLICTING, CONTRACT_CHANGED, LATE, OPEN, REPAIRED, UNEXPLAINED
 from pipeline.reconcile.comparison import batch_side, batch_table, closed_by_both, compared_rows
 from pipeline.reconcile.explanation import explain_differences
-from pipeline.session import session, side_by_side
+from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table
 from pipeline.sources import read_version
+from pipeline.starting import session
 from pipeline.tables import RECONCILIATION, SCHEMAS, local_path, table_path
 from pipeline.views import View
 
