@@ -43,7 +43,7 @@ SPEND = VIEWS["customer_hourly_spend"]
 def pages() -> dict[str, str]:
     """What stands below the heading of each error and alert."""
     found = {}
-    for heading, text in re.findall(r"^### (`.+`)$(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL):
+    for heading, text in re.findall(r"^### (`[^\n]+`)$(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL):
         found.update(dict.fromkeys(re.findall(r"`(\w+)`", heading), text))
     return found
 

@@ -72,7 +72,9 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 def _report(settings: Settings, arguments: Arguments) -> None:
     from pipeline import console, report
 
-    console.write_lines([str(report.write(settings, output=arguments.output, pictures=arguments.pictures))])
+    with console.step("report"):
+        page = report.write(settings, output=arguments.output, pictures=arguments.pictures)
+    console.write_lines([str(page)])
 
 
 def _serve(settings: Settings, _: Arguments) -> None:
