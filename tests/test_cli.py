@@ -387,6 +387,17 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 100 + "\n", "")
 
 
+def test_down_ends_what_the_demo_left_running_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pipeline.devservices import kafka, postgres
+
+    ended: list[Path] = []
+    for service in (kafka, postgres):
+        monkeypatch.setattr(service, "stop", ended.append)
+    assert cli.main(["down", f"--set=devservices.home={tmp_path}"]) == 0
+    homes = (tmp_path, tmp_path / "demo")
+    assert {*ended} == {home / name for home in homes for name in ("kafka", "postgres")}
+
+
 def test_what_goes_on_and_on_is_told_at_once_then_now_and_then_and_at_its_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pyspark.logger import PySparkLogger
     from rich.console import Console, RenderableType
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
     from rich.text import Text
 
 __all__ = [
@@ -46,6 +46,7 @@ Styled = tuple[str, str]
 
 
 _log: PySparkLogger | None = None
+_steps_moving: list[Progress] = []
 
 
 def log_json() -> None:
@@ -307,20 +308,28 @@ def _moving(title: str) -> Iterator[None]:
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=_stderr_console(), transient=True) as progress:
         progress.add_task(title, total=None)
-        yield
+        _steps_moving.append(progress)
+        try:
+            yield
+        finally:
+            _steps_moving.remove(progress)
 
 
 @contextmanager
 def _moving_lines() -> Iterator[Callable[[str, str], None]]:
+    """Lines of their own, or below those of the step that is under way."""
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=_stderr_console(), transient=True) as progress:
+    with ExitStack() as at_the_end:
+        alone = Progress(*columns, console=_stderr_console(), transient=True)
+        progress = _steps_moving[-1] if _steps_moving else at_the_end.enter_context(alone)
         lines: dict[str, TaskID] = {}
 
         def show(name: str, text: str) -> None:
             if name not in lines:
                 lines[name] = progress.add_task("", total=None)
+                at_the_end.callback(progress.remove_task, lines[name])
             progress.update(lines[name], description=f"{name}: {text}")
 
         yield show

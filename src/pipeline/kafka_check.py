@@ -55,6 +55,9 @@ def _topics(bootstrap_servers: str, timeout_seconds: float) -> list[str]:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
+    require_connection(
+        bootstrap_servers, timeout_seconds
+    )  # where nobody listens the client would try until the end
     client = AdminClient(silent_client(bootstrap_servers))
     try:
         return sorted(client.list_topics(timeout=timeout_seconds).topics)

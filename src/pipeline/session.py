@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from pyspark import SparkContext
+from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 from pyspark.util import inheritable_thread_target
 
 from pipeline.jars import spark_jars
+from pipeline.java import require_java
 from pipeline.settings import Settings
 
 __all__ = ["session", "side_by_side"]
@@ -35,7 +37,7 @@ _is_starting_java = False
 def session(settings: Settings) -> SparkSession:
     """The process's session. Under spark-submit the master and the jars are those it was given.
 
-    Raises SetupError when the jars are missing or have been changed.
+    Raises SetupError when Java or the jars are missing or not those that are needed.
     """
     if SparkSession.getActiveSession() is not None:
         return (
@@ -52,7 +54,11 @@ def session(settings: Settings) -> SparkSession:
     builder = builder.master(settings.spark.master).config("spark.jars", ",".join(map(str, spark_jars())))
     builder = builder.config("spark.driver.memory", settings.spark.conf.get("spark.driver.memory", _memory()))
     with _jvm_output_in_a_file(), _jvm_deaf_to_sigterm():
-        return builder.config("spark.driver.extraJavaOptions", _java_options(settings)).getOrCreate()
+        try:
+            return builder.config("spark.driver.extraJavaOptions", _java_options(settings)).getOrCreate()
+        except PySparkRuntimeError:
+            require_java()  # which says what is wrong with it
+            raise
 
 
 def side_by_side(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from pipeline import session as sessions
@@ -13,7 +14,7 @@ __all__ = ["session"]
 
 def session(settings: Settings) -> SparkSession:
     """As `pipeline.session.session`."""
-    if SparkSession.getActiveSession() is not None:
+    if SparkContext._active_spark_context is not None:
         return sessions.session(settings)
     with step("starting Spark"):
         return sessions.session(settings)
