@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from pyspark.sql import SparkSession
 
 from lake import Sent, at, fresh, order, send
 from pipeline import audit, cli, ingest, kafka_check, kafka_login, speed
+from pipeline.devservices import kafka
 from pipeline.errors import ConfigurationError, DependencyError, KafkaRefused, TopicMissing
 from pipeline.events import OrderProducer, consume
 from pipeline.settings import Settings
 from pipeline.standing import ask_kafka
 from pipeline.tables import RAW_EVENTS, table_path, view_path
-from secured import Secured, secured_broker
+from secured import Secured
 from story import send_and_abort
 
 pytestmark = pytest.mark.kafka
@@ -28,16 +29,14 @@ TOPICS = {"orders": 1, "products": 1, "text-lines": 1, "word-counts-output": 1}
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    from pipeline.devservices import kafka
-
-    with secured_broker(tmp_path_factory.mktemp("secured")) as running:
-        kafka.create_topics(running.plain, TOPICS)
-        for job, rights in rights_of_the_page().items():
-            running.know(job)
-            running.grant(job, rights)
-        running.grant("client", rights_of_the_page()["ingest"])
-        yield running
+def broker(secured_kafka: Secured) -> Secured:
+    """The users are called as the jobs, and have the rights of the page."""
+    kafka.create_topics(secured_kafka.plain, TOPICS)
+    for job, rights in rights_of_the_page().items():
+        secured_kafka.know(job)
+        secured_kafka.grant(job, rights)
+    secured_kafka.grant("client", rights_of_the_page()["ingest"])
+    return secured_kafka
 
 
 def rights_of_the_page() -> dict[str, list[tuple[str, str]]]:

@@ -405,6 +405,8 @@ def without_secrets(settings: Settings, text: str) -> str:
     for secret in _secrets(settings):
         if secret.strip():
             text = text.replace(secret, secret.shown)
+        for inside in _values_inside(secret):
+            text = text.replace(inside, MASK)
     return URL_LOGIN.sub(MASK, text)
 
 
@@ -664,7 +666,8 @@ ABOUT_A_SECRET = re.compile(
 )
 """Names of keys that have a word of SECRET_NAME in them and no secret behind them."""
 NAMED_SECRET = re.compile(
-    r"(?:password|passwd|secret|token|api_?key)[\w.]*\s*=\s*[\"']?(?P<value>[^\s\"'&;]+)", re.I
+    r"(?:password|passwd|secret|token|api_?key)[\w.]*\s*=\s*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|'?(?P<value>[^\s\"'&;]+))",
+    re.I,
 )
 LOGIN = re.compile(r"://[^/@\s:]*:(?P<value>\S+)@|//hooks\.slack\.com/services/(?P<webhook>\S+)", re.I)
 # The first form also where a password has signs in it that a URL should spell as %40 or %2F.
@@ -684,13 +687,7 @@ def _refuse_secret(path: KeyPath, text: str, source: str) -> None:
     """Everybody may read a file of the project, and the command line of a process: no secret stands there as itself."""
     is_secret = SECRET_NAME.search(path[-1]) and not ABOUT_A_SECRET.search(path[-1])
     is_written = bool(is_secret) and not REFERENCE.search(text)
-    inside = [
-        found[group]
-        for pattern in (NAMED_SECRET, LOGIN)
-        for found in pattern.finditer(text)
-        for group in found.groupdict()
-    ]
-    is_written = is_written or any(REFERENCE.sub("", value) for value in inside if value)
+    is_written = is_written or any(REFERENCE.sub("", value) for value in _values_inside(text))
     dotted = ".".join(path)
     if is_written and text not in ("true", "false"):
         raise ConfigurationError(
@@ -705,6 +702,12 @@ def _refuse_secret(path: KeyPath, text: str, source: str) -> None:
             source=source,
             key=dotted,
         )
+
+
+def _values_inside(text: str) -> list[str]:
+    """What stands in the text as a password, a token or the like: of a URL, of a login of Kafka's, of an option."""
+    found = [one.groupdict().values() for pattern in (NAMED_SECRET, LOGIN) for one in pattern.finditer(text)]
+    return [value for values in found for value in values if value]
 
 
 def _refuse_two_ways(alerts: Alerts) -> None:

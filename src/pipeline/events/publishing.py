@@ -120,8 +120,8 @@ class OrderProducer:
         failures, self._failures = self._failures, []
         name, keys = failures[0][0], tuple(dict.fromkeys(key for _, key in failures))
         raise NotDelivered(
-            f"Kafka did not take {len(failures)} events for {self._topic}: {name} (of the customers {', '.join(keys[:10])}"
-            f"{' and others' if len(keys) > 10 else ''}). Publish them again; a duplicate is counted once.",
+            f"Kafka did not take {len(failures)} events for {self._topic}: {name} (of {len(keys)} customers, who are in `keys`). "
+            "Publish them again; a duplicate is counted once.",
             name=name,
             keys=keys,
             count=len(failures),
