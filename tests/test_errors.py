@@ -24,6 +24,7 @@ from pipeline import errors
         (errors.ConfigurationError, 2),
         (errors.DependencyError, 3),
         (errors.KafkaUnreachable, 3),
+        (errors.KafkaRefused, 3),
         (errors.PostgresUnreachable, 3),
         (errors.NotDelivered, 3),
         (errors.TopicMissing, 3),
@@ -49,6 +50,7 @@ def test_only_dependencies_may_be_retried() -> None:
     assert transient == {
         "TransientError",
         "DependencyError",
+        "KafkaRefused",
         "KafkaUnreachable",
         "LakeUnreachable",
         "PostgresUnreachable",

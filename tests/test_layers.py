@@ -25,12 +25,12 @@ LAYERS: dict[str, set[str]] = {
     },
     "ends": {
         "catalog", "sources", "sinks", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
-        "alerts", "problems", "slack", "guards", "jvm", "kafka_topics", "kafka_offsets", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
+        "alerts", "problems", "slack", "guards", "jvm", "kafka_topics", "kafka_offsets", "kafka_login", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
         "warehouse", "reading", "local_lake", "rendering",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
     "contracts": {"contracts", "kinds", "shop", "schedule"},
-    "errors": {"errors", "failpoints", "instants", "__init__"},
+    "errors": {"errors", "failpoints", "instants", "loopback", "personal_data", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from
 # and where messages go is nothing but settings.
@@ -45,7 +45,17 @@ SEES_CONSOLE = SEES_SETTINGS - {"catalog", "session", "sources", "alerts", "slac
 # For development only.
 SEES_DEVSERVICES = {"cli.", "demo"}
 # Loaded before every command: only the standard library, and ours that keep to it.
-LIGHT = {"__init__", "__main__", "cli.", "errors", "console", "instants", "rendering", "transforms.patches"}
+LIGHT = {
+    "__init__",
+    "__main__",
+    "cli.",
+    "errors",
+    "console",
+    "instants",
+    "personal_data",
+    "rendering",
+    "transforms.patches",
+}
 # What the business may not do: it takes DataFrames and gives DataFrames.
 INPUT_AND_OUTPUT = {
     "read",

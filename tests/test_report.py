@@ -439,6 +439,20 @@ def test_what_an_event_says_is_text_and_nothing_else(made: page.Page, read: Read
     assert not re.search("[\x00\x1b\u202e]", made.html)
 
 
+def test_the_live_page_takes_it_as_text_too(lake: Lake, base_settings: Settings) -> None:
+    """Its own script puts the newest page in the place of the old: what is text there stays text, and nothing else may run."""
+    html = page.make(settings_of(base_settings, lake.root), script="/live.js").html
+    live = Reading(html)
+    scripts = [value for name, value in live.attributes if name == "src"]
+    assert live.tags["script"] == 1
+    assert scripts == ["/live.js"]
+    assert live.tags["img"] == 0
+    assert not [name for name, _ in live.attributes if name.startswith("on")]
+    assert "default-src 'none'" in html
+    assert "script-src 'self'" in html
+    assert "<img src=x onerror=alert(1)>\\u202e\\x1b[31m\\x00" in live.text
+
+
 def test_nothing_is_loaded_from_elsewhere(made: page.Page, read: Reading) -> None:
     addresses = [
         value

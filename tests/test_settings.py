@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -226,9 +227,10 @@ def test_secrets_come_from_variables_and_files_and_are_masked(tmp_path: Path) ->
     loaded = load(
         "spark.master=spark://${env:HOST_SECRET}:7077",
         f"kafka.options.kafka.ssl.key=${{file:{tmp_path}/pw}}",
-        "kafka.options.kafka.sasl.jaas.config=hunter2",
-        "lake.root=s3a://user:hunter3@bucket/lake",
+        "lake.root=s3a://user:${env:BUCKET_SECRET}@bucket/lake",
         HOST_SECRET="from-variable",
+        BUCKET_SECRET="hunter3",
+        PIPELINE_KAFKA__OPTIONS="{kafka.sasl.jaas.config: hunter2}",
     )
     assert loaded.spark.master == "spark://from-variable:7077"
     assert loaded.kafka.options["kafka.ssl.key"] == "from-file"
@@ -236,6 +238,85 @@ def test_secrets_come_from_variables_and_files_and_are_masked(tmp_path: Path) ->
     shown = repr(loaded) + repr(flattened(loaded))
     assert not any(secret in shown for secret in ("from-variable", "from-file", "hunter"))
     assert flattened(loaded)["spark.master"] == "spark://********:7077"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'kafka.options.kafka.sasl.jaas.config=x.ScramLoginModule required username="me" password="hunter2";',
+        "kafka.options.kafka.ssl.keystore.password=hunter2",
+        "kafka.options.kafka.ssl.keystore.key=-----BEGIN PRIVATE KEY----- hunter2",
+        "kafka.options.kafka.ssl.truststore.location=/x?password=hunter2",
+        "postgres.source_url=postgresql://me:hunter2@host/shop",
+        "postgres.source_url=postgresql://me:hunt/er2@host/shop",
+        "postgres.warehouse_url=postgresql://me@host/shop?password=hunter2",
+        "postgres.warehouse_url=postgresql://me:${env:P}hunter2@host/shop",
+        "alerts.token=hunter2",
+        "alerts.webhook_url=https://hooks.slack.com/services/hunter2",
+        "lineage.url=https://hooks.slack.com/services/hunter2",
+        "lineage.url=https://me:hunter2@host/",
+        "serve.token=hunter2",
+        "lake.root=s3a://me:hunter2@bucket/lake",
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=hunter2",
+        "spark.conf.spark.hadoop.fs.s3a.access.key=hunter2",
+        "spark.conf.spark.hadoop.fs.azure.account.key.me.dfs.core.windows.net=hunter2",
+        "spark.conf.spark.ssl.keyPassword=hunter2",
+        "spark.conf.spark.authenticate.secret=hunter2",
+        "spark.conf.spark.executor.extraJavaOptions=-Dx.trustStorePassword=hunter2",
+        "spark.conf.spark.executor.extraJavaOptions=-Dx.trustStorePassword=${env:P}",
+    ],
+)
+def test_a_secret_that_stands_there_as_itself_is_refused_and_not_shown(setting: str, overlay: Path) -> None:
+    key, _, value = setting.partition("=")
+    parts = key.split(".", 2 if key.startswith(("kafka.options", "spark.conf")) else -1)
+    tree: object = value
+    for part in reversed(parts):
+        tree = {part: tree}
+    overlay.write_text(json.dumps(tree))
+    for error in (refused(setting, P="hunter2"), refused(env="own", folder=overlay.parent, P="hunter2")):
+        assert error.key == key
+        assert "hunt" not in error.message
+        assert error.source in (f"--set {key}", f"{overlay}:1")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "spark.conf.spark.hadoop.fs.s3a.aws.credentials.provider=org.example.Provider",
+        "spark.conf.spark.security.credentials.kafka.enabled=false",
+        "spark.conf.spark.kubernetes.driver.secretKeyRef.PASSWORD=name:key",
+        "spark.conf.spark.authenticate.secret.file=/run/secret",
+        "kafka.options.kafka.sasl.oauthbearer.token.endpoint.url=https://host/token",
+        "kafka.options.kafka.ssl.keystore.location=/etc/kafka/client.p12",
+        "postgres.source_url=postgresql://me@host/shop?passfile=/run/pgpass",
+        "postgres.source_url=postgresql://me:${env:P}@host/shop",
+        'kafka.options.kafka.sasl.jaas.config=x.Y required username="me" password="${env:P}";',
+        "alerts.token=",
+        "serve.token=null",
+    ],
+)
+def test_what_is_only_about_a_secret_may_be_written(setting: str) -> None:
+    load(setting, P="hunter2")
+
+
+def test_a_variable_may_hold_a_secret() -> None:
+    loaded = load(PIPELINE_SERVE__TOKEN="hunter2", PIPELINE_SPARK__CONF="{spark.ssl.keyPassword: hunter2}")
+    assert loaded.serve.token == "hunter2"
+    assert "hunter" not in repr(loaded) + repr(flattened(loaded))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("true", True), ("false", False), ("yes", None), ("1", None), ("", None)]
+)
+def test_true_and_false_are_the_two(given: str, found: bool | None, overlay: Path) -> None:
+    overlay.write_text(f"kafka: {{allow_plaintext: {given or 'null'}}}")
+    if found is None:
+        assert refused(f"kafka.allow_plaintext={given}").key == "kafka.allow_plaintext"
+        if given != "yes":  # which YAML takes for true
+            assert refused(env="own", folder=overlay.parent).key == "kafka.allow_plaintext"
+    else:
+        assert load(f"kafka.allow_plaintext={given}").kafka.allow_plaintext is found
+        assert load(env="own", folder=overlay.parent).kafka.allow_plaintext is found
 
 
 @pytest.mark.parametrize("password", ["hunter2", "hunt/er2", "hunter2@home", "hunter2:x"])

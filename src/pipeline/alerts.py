@@ -16,10 +16,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.personal_data import without_personal_data
 from pipeline.problems import Book, Due, Problem
 from pipeline.settings import without_secrets
 from pipeline.slack import Answer, Post, poster
@@ -133,7 +135,7 @@ class Alerts:
 
     def _write_down(self, book: Book, one: _Report) -> None:
         if isinstance(one, Problem):
-            book.enter(one, time.time())
+            book.enter(replace(one, error=self._mask(one.error)), time.time())
         else:
             book.end(*one, time.time())
 
@@ -198,7 +200,7 @@ def sending(settings: Settings) -> Iterator[None]:
         post,
         lake=settings.lake.root,
         state_file=Path(settings.alerts.state_file),
-        mask=lambda text: without_secrets(settings, text),
+        mask=lambda text: without_personal_data(without_secrets(settings, text)),
     )
     try:
         yield

@@ -51,6 +51,12 @@ _FUNCTIONS = (
 )  # fmt: skip
 _ALLOWED = (*_LOGIC, *_COMPARISONS, *_VALUES, *_ARITHMETIC, *_FUNCTIONS)
 
+_KINDS = E.DataType.Type
+_TYPES = (
+    _KINDS.TEXT, _KINDS.VARCHAR, _KINDS.CHAR, _KINDS.BOOLEAN, _KINDS.TINYINT, _KINDS.SMALLINT, _KINDS.INT, _KINDS.BIGINT,
+    _KINDS.DECIMAL, _KINDS.FLOAT, _KINDS.DOUBLE, _KINDS.DATE, _KINDS.TIMESTAMP, _KINDS.TIMESTAMPTZ, _KINDS.TIMESTAMPNTZ,
+)  # fmt: skip
+
 _MAX_CHARACTERS = 10_000
 
 
@@ -61,15 +67,15 @@ def as_condition(text: str, *, columns: Collection[str], dialect: str) -> str:
     """
     if len(text) > _MAX_CHARACTERS:
         raise UsageError(f"--where takes at most {_MAX_CHARACTERS:,} characters; came {len(text):,}.")
-    tree = _parsed(text)
-    for node in tree.walk():
-        if not isinstance(node, _ALLOWED):
-            raise UsageError(
-                f"--where takes comparisons of the view's columns; it may not hold {node.sql(dialect='spark')[:80]!r}."
-            )
-    for column in tree.find_all(E.Column):
-        _require_column(column, columns)
-    return tree.sql(dialect=dialect, comments=False)
+    try:
+        tree = _parsed(text)
+        for node in tree.walk():
+            _require_allowed(node)
+        for column in tree.find_all(E.Column):
+            _require_column(column, columns)
+        return tree.sql(dialect=dialect, comments=False)
+    except RecursionError:
+        raise UsageError("--where is nested too deeply.") from None
 
 
 def _parsed(text: str) -> E.Expression:
@@ -77,14 +83,19 @@ def _parsed(text: str) -> E.Expression:
         trees = sqlglot.parse(f"SELECT 1 WHERE {text}", read="spark")
     except SqlglotError as error:
         raise _not_a_condition(text, error) from None
-    except RecursionError:
-        raise UsageError("--where is nested too deeply.") from None
     only = trees[0] if len(trees) == 1 else None
     if not isinstance(only, E.Select) or set(_used(only)) != {"expressions", "where"}:
         raise UsageError(f"--where takes one condition; came {text[:80]!r}.")
     condition = only.args["where"].this
     assert isinstance(condition, E.Expression)
     return condition
+
+
+def _require_allowed(node: E.Expr) -> None:
+    if not isinstance(node, _ALLOWED) or (isinstance(node, E.DataType) and node.this not in _TYPES):
+        raise UsageError(
+            f"--where takes comparisons of the view's columns; it may not hold {node.sql(dialect='spark')[:80]!r}."
+        )
 
 
 def _used(select: E.Select) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Document", "env_names", "plain_value", "read", "shipped_folder"]
 
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 64
 NOT_ENVS = frozenset({"base.yml", "quality.yml"})
 
 
@@ -47,7 +50,10 @@ def read(file: Traversable) -> Document:
     """`file` as a document; ConfigurationError with file and line where it is not plain YAML with a mapping at its top."""
     name = str(file)
     try:
-        text = file.read_bytes().decode("utf-8")
+        content = file.read_bytes()
+        if len(content) > MAX_BYTES:
+            raise ConfigurationError(f"{name} is larger than {MAX_BYTES:,} bytes.", source=name)
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{name} is not UTF-8 text: {error}", source=name) from error
     except OSError as error:
@@ -57,7 +63,7 @@ def read(file: Traversable) -> Document:
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigurationError(
-            f"{name} must hold keys with values, like `lake:`, not {tree!r}.", source=name
+            f"{name} must hold keys with values, like `lake:`, not a {type(tree).__name__}.", source=name
         )
     return Document(name, tree, lines)
 
@@ -69,6 +75,7 @@ def plain_value(text: str, source: str) -> Any:
 
 def _parse(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
     try:
+        _refuse_depth(text, name)
         _refuse_aliases(text, name)
         node = yaml.compose(text, yaml.SafeLoader)
         lines = dict(_key_lines(node, name)) if node is not None else {}
@@ -81,6 +88,17 @@ def _parse(text: str, name: str) -> tuple[Any, dict[tuple[str, ...], int]]:
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{name}: not good YAML: {error}.", source=name) from error
+
+
+def _refuse_depth(text: str, name: str) -> None:
+    # The parser takes time by the square of the depth: minutes for a line of brackets.
+    depth = 0
+    for sign in re.findall(r"[\[{\]}]", text):
+        depth = depth + 1 if sign in "[{" else max(0, depth - 1)
+        if depth > MAX_DEPTH:
+            raise ConfigurationError(
+                f"{name}: brackets more than {MAX_DEPTH} deep are not taken.", source=name
+            )
 
 
 def _refuse_aliases(text: str, name: str) -> None:

@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
+from pipeline.personal_data import without_personal_data
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -28,6 +30,7 @@ __all__ = [
     "error",
     "list_lines",
     "log_json",
+    "mask",
     "note",
     "step",
     "streams",
@@ -47,6 +50,7 @@ Styled = tuple[str, str]
 
 _log: PySparkLogger | None = None
 _steps_moving: list[Progress] = []
+_shown: Callable[[str], str] = without_personal_data
 
 
 def log_json() -> None:
@@ -57,6 +61,16 @@ def log_json() -> None:
     _log = PySparkLogger.getLogger("pipeline")
     _log.setLevel("INFO")
     _log.propagate = False
+
+
+def mask(secrets: Callable[[str], str]) -> None:
+    """From now on what goes to stderr is without what this function masks, and without personal data as ever."""
+    global _shown
+
+    def shown(text: str) -> str:
+        return without_personal_data(secrets(text))
+
+    _shown = shown
 
 
 @contextmanager
@@ -142,6 +156,7 @@ def done(title: str, seconds: float, *, is_good: bool = True) -> None:
 
 def note(text: str) -> None:
     """One plain line about what is going on; a spinner that is turning stays below it."""
+    text = _shown(text)
     if _log is not None:
         _log.info(text)
     elif _is_terminal(sys.stderr):
@@ -152,6 +167,7 @@ def note(text: str) -> None:
 
 def error(text: str) -> None:
     """The one block a failed command ends with."""
+    text = _shown(text)
     if _log is not None:
         _log.error(text)
     elif _is_terminal(sys.stderr):

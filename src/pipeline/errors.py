@@ -14,6 +14,7 @@ PipelineError                     70
 ├── TransientError                70   may be retried as it is
 │   └── DependencyError            3   something we need does not answer, or not as it should
 │       ├── KafkaUnreachable       3
+│       │   └── KafkaRefused       3   a broker answers, but does not let us in
 │       ├── LakeUnreachable        3   there is no lake where it should be, or it cannot be read
 │       ├── NotDelivered           3   Kafka did not take an event
 │       ├── PostgresUnreachable    3
@@ -51,6 +52,7 @@ __all__ = [
     "DependencyError",
     "DiskFull",
     "InvalidEvent",
+    "KafkaRefused",
     "KafkaUnreachable",
     "LakeUnreachable",
     "ModelsFailed",
@@ -180,6 +182,10 @@ class KafkaUnreachable(DependencyError):
     def __init__(self, message: str, *, bootstrap_servers: str) -> None:
         super().__init__(message)
         self.bootstrap_servers = bootstrap_servers
+
+
+class KafkaRefused(KafkaUnreachable):
+    """A login, a certificate or the protocol does not fit."""
 
 
 class LakeUnreachable(DependencyError):

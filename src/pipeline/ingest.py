@@ -18,7 +18,7 @@ from pipeline.lag import observer
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
-from pipeline.sources import kafka_topics, kind_of_topic, stream_records
+from pipeline.sources import kafka_options, kafka_topics, kind_of_topic, stream_records
 from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, guarded, start
@@ -39,7 +39,7 @@ QUERY = ledger.INGEST
 def run(settings: Settings, *, once: bool) -> None:
     """Ingest until stopped, or with `once` what is there now."""
     require_topics(
-        settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=settings.kafka.options
+        settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=kafka_options(settings)
     )
     spark = session(settings)
     root, topics = settings.lake.root, kafka_topics(settings, [*catalog.kinds(settings)])

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import KafkaUnreachable
-from pipeline.kafka_check import silent_client
+from pipeline.kafka_check import admin_client, known_topics, silent_client
+from pipeline.kafka_login import is_translatable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,8 +55,8 @@ class Held:
 
 
 def can_be_asked(options: Mapping[str, str]) -> bool:
-    """Whether the `kafka.*` options, as Spark takes them, need no login: the Java client's cannot be translated for this one."""
-    return options.get("kafka.security.protocol", "PLAINTEXT").upper() == "PLAINTEXT"
+    """Whether the `kafka.*` options, as Spark takes them, are of a login that not only Java's client has."""
+    return is_translatable(options)
 
 
 def behind(ends: Mapping[Partition, int], held: Mapping[Partition, Run]) -> int:
@@ -64,26 +65,34 @@ def behind(ends: Mapping[Partition, int], held: Mapping[Partition, Run]) -> int:
 
 
 def bounds(
-    bootstrap_servers: str, topics: Sequence[str], timeout_seconds: float = 10
+    bootstrap_servers: str,
+    topics: Sequence[str],
+    timeout_seconds: float = 10,
+    *,
+    options: Mapping[str, str] | None = None,
 ) -> dict[Partition, Run]:
     """The first offset that each partition of these topics still holds, and the one after its last; no entry for a topic that is gone.
 
     Raises KafkaUnreachable.
     """
-    held = held_by_kafka(bootstrap_servers, topics, timeout_seconds)
+    held = held_by_kafka(bootstrap_servers, topics, timeout_seconds, options=options)
     return {place: (one.first, one.end) for place, one in held.items()}
 
 
 def held_by_kafka(
-    bootstrap_servers: str, topics: Sequence[str], timeout_seconds: float = 10
+    bootstrap_servers: str,
+    topics: Sequence[str],
+    timeout_seconds: float = 10,
+    *,
+    options: Mapping[str, str] | None = None,
 ) -> dict[Partition, Held]:
     """What each partition of these topics holds; no entry for a topic that is gone. Raises KafkaUnreachable."""
     from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
     from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
-    client, which = _admin(bootstrap_servers), cast("Any", OffsetSpec)
+    known = known_topics(bootstrap_servers, timeout_seconds, options=options)
+    client, which = admin_client(bootstrap_servers, options), cast("Any", OffsetSpec)
     try:
-        known = client.list_topics(timeout=timeout_seconds).topics
         places = [
             TopicPartition(topic, number)
             for topic in topics
@@ -110,12 +119,18 @@ def held_by_kafka(
         raise _unreachable(bootstrap_servers, error.args[0].str()) from error
 
 
-def retentions(bootstrap_servers: str, topics: Sequence[str], timeout_seconds: float = 10) -> dict[str, int]:
+def retentions(
+    bootstrap_servers: str,
+    topics: Sequence[str],
+    timeout_seconds: float = 10,
+    *,
+    options: Mapping[str, str] | None = None,
+) -> dict[str, int]:
     """`retention.ms` of each of these topics (-1: for ever); no entry where Kafka does not tell, or to us."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
-    client = _admin(bootstrap_servers)  # it takes its answers with it when it goes
+    client = admin_client(bootstrap_servers, options)  # it takes its answers with it when it goes
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     answers = client.describe_configs(resources, request_timeout=timeout_seconds)
     found = {}
@@ -126,13 +141,17 @@ def retentions(bootstrap_servers: str, topics: Sequence[str], timeout_seconds: f
 
 
 def record_times(
-    bootstrap_servers: str, addresses: Iterable[Address], timeout_seconds: float = 2
+    bootstrap_servers: str,
+    addresses: Iterable[Address],
+    timeout_seconds: float = 2,
+    *,
+    options: Mapping[str, str] | None = None,
 ) -> dict[Address, datetime]:
     """The timestamp of the first record at or after each address; no entry where none came in time, or it has none."""
     waiting: dict[Partition, list[int]] = {}
     for topic, partition, offset in sorted({*addresses}, reverse=True):
         waiting.setdefault((topic, partition), []).append(offset)
-    consumer, found = _consumer(bootstrap_servers), {}
+    consumer, found = _consumer(bootstrap_servers, options), {}
     deadline = time.monotonic() + timeout_seconds
     try:
         consumer.assign([_place(place, offsets[-1]) for place, offsets in waiting.items()])
@@ -154,14 +173,19 @@ def record_times(
 
 
 def committed(
-    bootstrap_servers: str, place: Partition, runs: Sequence[Run], timeout_seconds: float = 30
+    bootstrap_servers: str,
+    place: Partition,
+    runs: Sequence[Run],
+    timeout_seconds: float = 30,
+    *,
+    options: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """The offsets inside these runs at which a reader of committed records gets one.
 
     At the others there is none: the mark that ends a transaction, a record of an aborted one, or one that compaction
     removed. `timeout_seconds` is for the time without any answer. Raises KafkaUnreachable.
     """
-    consumer = _consumer(bootstrap_servers)
+    consumer = _consumer(bootstrap_servers, options)
     try:
         yield from _committed(consumer, bootstrap_servers, place, sorted(runs), timeout_seconds)
     finally:
@@ -187,6 +211,8 @@ def _committed(
         if message.error() is not None:
             if message.error().code() == KafkaError._PARTITION_EOF:
                 return
+            if message.error().code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                continue  # no group is joined: the partition is assigned, and nothing is committed
             raise _unreachable(bootstrap_servers, message.error().str())
         position = message.offset()
         while left and left[0][1] <= position:
@@ -197,12 +223,12 @@ def _committed(
             consumer.assign([TopicPartition(*place, left[0][0])])
 
 
-def _consumer(bootstrap_servers: str) -> Any:
+def _consumer(bootstrap_servers: str, options: Mapping[str, str] | None) -> Any:
     from confluent_kafka import Consumer
 
     return Consumer(
         {
-            **silent_client(bootstrap_servers),
+            **silent_client(bootstrap_servers, options),
             "group.id": f"pipeline-audit-{uuid.uuid4()}",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
@@ -211,12 +237,6 @@ def _consumer(bootstrap_servers: str) -> Any:
             "fetch.message.max.bytes": 8 * 1024 * 1024,
         }
     )
-
-
-def _admin(bootstrap_servers: str) -> Any:
-    from confluent_kafka.admin import AdminClient
-
-    return AdminClient(silent_client(bootstrap_servers))
 
 
 def _place(place: Partition, offset: int) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import SetupError
+from pipeline.personal_data import without_personal_data
 from pipeline.settings import without_secrets
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ class _Run:
 
         facets: dict[str, Any] = {}
         if error is not None:
-            message = without_secrets(self._settings, f"{type(error).__name__}: {error}")
+            message = without_personal_data(
+                without_secrets(self._settings, f"{type(error).__name__}: {error}")
+            )
             facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(
                 message=message, programmingLanguage="python"
             )

@@ -71,6 +71,7 @@ class Book:
     def __init__(self, file: Path | None, lake: str) -> None:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)  # errors are for this user
         self._lake = lake
         self._file = sqlite3.connect(file or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None)
         self._file.executescript(_TABLES)

@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
-from pathlib import Path
 from typing import TypeVar
 
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 from pyspark.util import inheritable_thread_target
 
 from pipeline.jars import spark_jars
 from pipeline.java import require_java
-from pipeline.settings import Settings
+from pipeline.settings import SECRET_NAME, Secret, Settings
 
 __all__ = ["session", "side_by_side"]
 
@@ -53,12 +52,29 @@ def session(settings: Settings) -> SparkSession:
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     builder = builder.master(settings.spark.master).config("spark.jars", ",".join(map(str, spark_jars())))
     builder = builder.config("spark.driver.memory", settings.spark.conf.get("spark.driver.memory", _memory()))
+    builder = builder.config("spark.driver.extraJavaOptions", _java_options(settings))
+    if settings.spark.master.startswith("local"):
+        os.environ.setdefault(
+            "SPARK_LOCAL_IP", "127.0.0.1"
+        )  # else the driver listens on the network, and its UI
     with _jvm_output_in_a_file(), _jvm_deaf_to_sigterm():
         try:
-            return builder.config("spark.driver.extraJavaOptions", _java_options(settings)).getOrCreate()
+            _start_java(builder, settings)
+            return builder.getOrCreate()
         except PySparkRuntimeError:
             require_java()  # which says what is wrong with it
             raise
+
+
+def _start_java(builder: SparkSession.Builder, settings: Settings) -> None:
+    """Start the JVM without the secrets among the options, which would stand in the list of processes; they are set later."""
+    secret = {key for key, value in settings.spark.conf.items() if isinstance(value, Secret)}
+    at_start = [
+        (key, value)
+        for key, value in builder._options.items()
+        if key not in secret or key.startswith("spark.driver.")  # which nothing can set later
+    ]
+    SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll(at_start))
 
 
 def side_by_side(
@@ -84,6 +100,7 @@ def _defaults(settings: Settings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": cores,
         "spark.sql.warehouse.dir": f"{local_folder}/pipeline-warehouse-{os.getuid()}",
         "spark.executorEnv.TZ": "UTC",
+        "spark.redaction.regex": f"(?i){SECRET_NAME.pattern}",  # Spark's own passes over a webhook, a JAAS login and others
         **settings.spark.conf,
     }
 
@@ -122,8 +139,10 @@ def _jvm_output_in_a_file() -> Iterator[None]:
     """While the JVM is started, standard error is a file, which the JVM keeps: its launcher's warnings have no switch."""
     sys.stderr.flush()
     before = os.dup(2)
-    with (Path(tempfile.gettempdir()) / f"pipeline-spark-{os.getpid()}.log").open("w") as log:
-        os.dup2(log.fileno(), 2)
+    # For this user alone, and none that somebody else has put there: what Java says may quote rows.
+    log, _ = tempfile.mkstemp(prefix=f"pipeline-spark-{os.getpid()}-", suffix=".log")
+    os.dup2(log, 2)
+    os.close(log)
     try:
         yield
     finally:

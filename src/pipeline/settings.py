@@ -210,6 +210,7 @@ class Kafka:
     topics: Topics
     extension_topics: Annotated[Mapping[str, str], _filled]
     options: Annotated[Mapping[str, str], _consumer_option]
+    allow_plaintext: bool
 
 
 @dataclass(frozen=True)
@@ -392,6 +393,8 @@ def _leaf_paths(section: Any, path: KeyPath) -> Iterator[KeyPath]:
 def _form(kind: Any) -> str:
     if _is_map(kind):
         return "map of texts"
+    if kind is bool:
+        return "true or false"
     of = get_args(kind) or (kind,)
     named = "whole number" if int in of else "text"
     return f"{named} or null" if type(None) in of else named
@@ -402,6 +405,8 @@ def without_secrets(settings: Settings, text: str) -> str:
     for secret in _secrets(settings):
         if secret.strip():
             text = text.replace(secret, secret.shown)
+        for inside in _values_inside(secret):
+            text = text.replace(inside, MASK)
     return URL_LOGIN.sub(MASK, text)
 
 
@@ -575,6 +580,8 @@ def _accepted(value: Any, check: Callable[[Any], Any] | None, path: KeyPath, one
 def _converted(kind: Any, path: KeyPath, one: _Given, environ: Mapping[str, str]) -> Any:
     if kind is str:
         return _text(path, one, environ)
+    if kind is bool:
+        return _truth(path, one)
     is_optional = type(None) in get_args(kind)
     if is_optional and (one.value is None or (one.is_text and one.value in {"", "null"})):
         return None
@@ -585,6 +592,13 @@ def _converted(kind: Any, path: KeyPath, one: _Given, environ: Mapping[str, str]
     if isinstance(one.value, int) and not isinstance(one.value, bool):
         return one.value
     raise _wrong(path, one.source, "a whole number or null" if is_optional else "a whole number", one.value)
+
+
+def _truth(path: KeyPath, one: _Given) -> bool:
+    value = {"true": True, "false": False}.get(one.value) if one.is_text else one.value
+    if not isinstance(value, bool):
+        raise _wrong(path, one.source, "true or false", one.value)
+    return value
 
 
 def _text(path: KeyPath, one: _Given, environ: Mapping[str, str]) -> str:
@@ -601,9 +615,8 @@ def _text(path: KeyPath, one: _Given, environ: Mapping[str, str]) -> str:
         return str(value).lower() if isinstance(value, bool) else str(value)
     if not isinstance(value, str):
         raise _wrong(path, one.source, "a text", value)
-    if path in NEVER_WRITTEN and "${" not in value and not one.source.startswith("PIPELINE_"):
-        # Everybody may read a file of the project, and the command line of a process.
-        raise _wrong(path, one.source, "${env:NAME} or ${file:/absolute/path}: it is a secret", value)
+    if not one.source.startswith("PIPELINE_"):
+        _refuse_secret(path, value, one.source)
     return _masked(path, _interpolated(path, value, one.source, environ))
 
 
@@ -612,7 +625,7 @@ def _interpolated(path: KeyPath, text: str, source: str, environ: Mapping[str, s
         scheme, name = match[1], match[2]
         return _variable(path, name, source, environ) if scheme == "env" else _file_text(path, name, source)
 
-    pattern = re.compile(r"\$\{(env|file):([^}]*)\}")
+    pattern = REFERENCE
     if "${" in pattern.sub("", text) and path[0] != "spark":  # Spark has variables of its own
         raise _wrong(
             path, source, "${env:NAME} or ${file:/absolute/path} for what comes from elsewhere", text
@@ -643,11 +656,20 @@ def _file_text(path: KeyPath, name: str, source: str) -> str:
         ) from error
 
 
+REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
 SECRET_NAME = re.compile(
-    r"password|passwd|secret|token|webhook|credential|jaas|access[._-]?key|api[._-]?key|private[._-]?key",
+    r"password|passwd|secret|token|webhook|credential|jaas|(access|api|private|account|encryption|keystore)[._-]?key",
     re.I,
 )
-NEVER_WRITTEN = {("alerts", "token"), ("alerts", "webhook_url"), ("serve", "token")}
+ABOUT_A_SECRET = re.compile(
+    r"\.(enabled|provider|path|mechanism|url|class|type|location|file|ms|seconds|service|name)$|File$|^spark\.kubernetes\."
+)
+"""Names of keys that have a word of SECRET_NAME in them and no secret behind them."""
+NAMED_SECRET = re.compile(
+    r"(?:password|passwd|secret|token|api_?key)[\w.]*\s*=\s*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|'?(?P<value>[^\s\"'&;]+))",
+    re.I,
+)
+LOGIN = re.compile(r"://[^/@\s:]*:(?P<value>\S+)@|//hooks\.slack\.com/services/(?P<webhook>\S+)", re.I)
 # The first form also where a password has signs in it that a URL should spell as %40 or %2F.
 URL_LOGIN = re.compile(r"(?<=://)[^/@\s:]+:\S+(?=@)|(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&;\s]+", re.I)
 
@@ -659,6 +681,33 @@ def _masked(path: KeyPath, text: str) -> str:
         return Secret(text)
     shown = URL_LOGIN.sub(MASK, shown)
     return Secret(text, shown) if shown != text else text
+
+
+def _refuse_secret(path: KeyPath, text: str, source: str) -> None:
+    """Everybody may read a file of the project, and the command line of a process: no secret stands there as itself."""
+    is_secret = SECRET_NAME.search(path[-1]) and not ABOUT_A_SECRET.search(path[-1])
+    is_written = bool(is_secret) and not REFERENCE.search(text)
+    is_written = is_written or any(REFERENCE.sub("", value) for value in _values_inside(text))
+    dotted = ".".join(path)
+    if is_written and text not in ("true", "false"):
+        raise ConfigurationError(
+            f"{source}: {dotted} holds a secret as itself. Write ${{env:NAME}} or ${{file:/absolute/path}} in its place, or "
+            "set the key by its PIPELINE_ variable.",
+            source=source,
+            key=dotted,
+        )
+    if path[-1].endswith("JavaOptions") and NAMED_SECRET.search(text):
+        raise ConfigurationError(
+            f"{source}: {dotted} holds a secret, and Java's options stand in the list of processes. Let the option name a file.",
+            source=source,
+            key=dotted,
+        )
+
+
+def _values_inside(text: str) -> list[str]:
+    """What stands in the text as a password, a token or the like: of a URL, of a login of Kafka's, of an option."""
+    found = [one.groupdict().values() for pattern in (NAMED_SECRET, LOGIN) for one in pattern.finditer(text)]
+    return [value for values in found for value in values if value]
 
 
 def _refuse_two_ways(alerts: Alerts) -> None:

@@ -24,7 +24,7 @@ from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, transactions
-from pipeline.sources import kafka_topics, kind_of_topic
+from pipeline.sources import kafka_options, kafka_topics, kind_of_topic
 from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import await_all, guarded
@@ -54,7 +54,7 @@ class Address:
 def run(settings: Settings, address: Address, *, reason: str) -> None:
     """Bring ingest to the record, and past it. Raises RefusedToStart when the record can be read, or has been."""
     require_topics(
-        settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=settings.kafka.options
+        settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=kafka_options(settings)
     )
     spark, root = session(settings), settings.lake.root
     create_table(spark, table_path(root, SKIPPED_RECORDS), SCHEMAS[SKIPPED_RECORDS])
@@ -92,7 +92,7 @@ def _require_unreadable(spark: SparkSession, settings: Settings, address: Addres
         .option("assign", json.dumps({address.topic: [address.partition]}))
         .option("startingOffsets", at(address.offset))
         .option("endingOffsets", at(address.offset + 1))
-        .options(**settings.kafka.options)
+        .options(**kafka_options(settings))
     )
     try:
         records.load().select("timestamp").collect()

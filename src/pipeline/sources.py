@@ -11,6 +11,7 @@ from pipeline import catalog
 from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, REPAIRED, TEXT_LINES
 from pipeline.delta_log import newest_version
 from pipeline.errors import ConfigurationError
+from pipeline.kafka_login import require_encryption
 from pipeline.kafka_topics import Topics
 from pipeline.kinds import KINDS, Kind
 from pipeline.settings import Settings
@@ -18,6 +19,7 @@ from pipeline.tables import RAW_EVENTS, REPAIRS, table_path
 from pipeline.transforms.decode import accepted_events, classify, text_lines
 
 __all__ = [
+    "kafka_options",
     "kafka_topics",
     "kind_of_topic",
     "read_events",
@@ -52,10 +54,17 @@ def kind_of_topic(settings: Settings) -> Mapping[str, str]:
     return found
 
 
+def kafka_options(settings: Settings) -> Mapping[str, str]:
+    """The `kafka.*` options for every client. Raises ConfigurationError for plain text over a network that nobody has allowed."""
+    kafka = settings.kafka
+    require_encryption(kafka.bootstrap_servers, kafka.options, is_plaintext_allowed=kafka.allow_plaintext)
+    return kafka.options
+
+
 def kafka_topics(settings: Settings, kinds: Sequence[str]) -> Topics:
     """The topics of these kinds, and how they are reached."""
     names = sorted(topic for topic, kind in kind_of_topic(settings).items() if kind in kinds)
-    return Topics(names, settings.kafka.bootstrap_servers, settings.kafka.options)
+    return Topics(names, settings.kafka.bootstrap_servers, kafka_options(settings) if names else {})
 
 
 def with_kind(records: DataFrame, *, kinds: Mapping[str, str]) -> DataFrame:
@@ -84,7 +93,7 @@ def stream_records(
         .option("maxOffsetsPerTrigger", max_offsets)
         .option("kafka.isolation.level", "read_committed")
         .option("kafka.max.poll.records", 10_000)  # 500 by default: half the speed
-        .options(**settings.kafka.options)
+        .options(**kafka_options(settings))
         .load()
     )
     return records.select(

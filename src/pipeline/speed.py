@@ -18,7 +18,7 @@ from pipeline.lag import observer
 from pipeline.published import KEPT_HISTORY, facts_of, published, seed_of
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
-from pipeline.sources import kafka_topics, read_version, stream_events
+from pipeline.sources import kafka_options, kafka_topics, read_version, stream_events
 from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
@@ -46,7 +46,10 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     chosen = [known[name] for name in views or known]
     if settings.speed.source == "kafka" or any(view.name == WORD_COUNTS for view in chosen):
         require_topics(
-            settings.kafka.bootstrap_servers, _topics(settings, chosen), options=settings.kafka.options
+            settings.kafka.bootstrap_servers,
+            _topics(settings, chosen),
+            options=kafka_options(settings),
+            written=[settings.kafka.topics.word_counts_output],
         )
     spark, root = session(settings), settings.lake.root
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
@@ -161,7 +164,7 @@ def _publish_counts(counts: DataFrame, settings: Settings) -> None:
     (
         records.write.format("kafka")
         .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
-        .options(**settings.kafka.options)
+        .options(**kafka_options(settings))
         .option("topic", settings.kafka.topics.word_counts_output)
         .save()
     )

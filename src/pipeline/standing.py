@@ -24,14 +24,14 @@ from pyspark.sql import SparkSession
 from pipeline import catalog, checkpoints, files, kafka_offsets, ledger
 from pipeline.checkpoints import MicroBatch
 from pipeline.delta_log import commit, commits, newest_version
-from pipeline.errors import CheckpointDamaged, KafkaUnreachable
+from pipeline.errors import CheckpointDamaged, ConfigurationError, KafkaUnreachable
 from pipeline.kafka_check import require_connection
 from pipeline.kafka_offsets import Address, Held, Partition
 from pipeline.kinds import Kind
 from pipeline.observe import observed
 from pipeline.progress import Observed
 from pipeline.settings import Settings
-from pipeline.sources import kafka_topics
+from pipeline.sources import kafka_options, kafka_topics
 from pipeline.stopping import is_asked_to_stop
 from pipeline.tables import RAW_EVENTS, checkpoint_path, table_path, view_path
 from pipeline.views import View
@@ -137,24 +137,22 @@ def ask_kafka(spark: SparkSession | None, settings: Settings) -> Kafka:
     """What Kafka holds, of the topics and of what the queries are to read next. Never raises: it may be silent."""
     if not kafka_offsets.can_be_asked(settings.kafka.options):
         return Kafka(silence="Kafka was not asked: its clients need a login that only Spark's reader has.")
-    servers, topics = (
-        settings.kafka.bootstrap_servers,
-        kafka_topics(settings, [*catalog.kinds(settings)]).names,
-    )
-    all_ends = _all_ends(spark, settings)
+    servers, all_ends = settings.kafka.bootstrap_servers, _all_ends(spark, settings)
     try:
+        options = kafka_options(settings)
+        topics = kafka_topics(settings, [*catalog.kinds(settings)]).names
         require_connection(servers, _KAFKA_SECONDS)
-        held = kafka_offsets.held_by_kafka(servers, topics, _KAFKA_SECONDS)
+        held = kafka_offsets.held_by_kafka(servers, topics, _KAFKA_SECONDS, options=options)
         unread = {
             (*place, max(ends.get(place, 0), one.first))
             for ends in all_ends.values()
             for place, one in held.items()
             if max(ends.get(place, 0), one.first) < one.end
         }
-        times = kafka_offsets.record_times(servers, unread) if unread else {}
-        retention_ms = kafka_offsets.retentions(servers, topics, _KAFKA_SECONDS)
+        times = kafka_offsets.record_times(servers, unread, options=options) if unread else {}
+        retention_ms = kafka_offsets.retentions(servers, topics, _KAFKA_SECONDS, options=options)
         return Kafka(all_ends, held, retention_ms, times)
-    except KafkaUnreachable as error:
+    except (KafkaUnreachable, ConfigurationError) as error:
         return Kafka(silence=error.message.splitlines()[0])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pyspark.sql import types as T
 
 from pipeline import contracts, shop
+from pipeline.errors import UsageError
 from pipeline.kinds import KINDS
 
 __all__ = [
@@ -237,11 +239,11 @@ SCHEMAS = {
 
 
 def table_path(root: str, name: str) -> str:
-    return f"{root}/{name}"
+    return f"{root}/{_plain(name)}"
 
 
 def view_path(root: str, view: str, layer: Layer, version: int) -> str:
-    return f"{root}/views/{view}/v{version}/{layer}"
+    return f"{root}/views/{_plain(view)}/v{version:d}/{_plain(layer)}"
 
 
 def elt_path(root: str) -> str:
@@ -250,7 +252,16 @@ def elt_path(root: str) -> str:
 
 
 def checkpoint_path(root: str, query: str) -> str:
-    return f"{root}/_checkpoints/{query}"
+    return f"{root}/_checkpoints/{_plain(query)}"
+
+
+def _plain(name: str) -> str:
+    """The name, which is to be a folder's. Raises UsageError where it could lead elsewhere."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", name, re.ASCII):
+        raise UsageError(
+            f"{name[:80]!r} is no name of a table, a view or a query: letters, digits and _ . - are taken."
+        )
+    return name
 
 
 def local_path(location: str) -> Path | None:

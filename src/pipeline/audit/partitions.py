@@ -22,7 +22,7 @@ from pipeline.evidence import Evidence, identified_events
 from pipeline.kafka_offsets import Partition, Run
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table
-from pipeline.sources import kind_of_topic, read_version
+from pipeline.sources import kafka_options, kind_of_topic, read_version
 from pipeline.tables import (
     DEAD_LETTERS,
     OFFSET_GAPS,
@@ -49,11 +49,12 @@ class Kafka:
 
 
 def ask_bounds(settings: Settings) -> Kafka:
-    if not kafka_offsets.can_be_asked(settings.kafka.options):
+    options = kafka_options(settings)
+    if not kafka_offsets.can_be_asked(options):
         return Kafka(silence="Kafka was not asked: its clients need a login that only Spark's reader has.")
     try:
         topics = [*kind_of_topic(settings)]
-        return Kafka(kafka_offsets.bounds(settings.kafka.bootstrap_servers, topics))
+        return Kafka(kafka_offsets.bounds(settings.kafka.bootstrap_servers, topics, options=options))
     except KafkaUnreachable as error:
         return Kafka(silence=f"Kafka was not asked: {error.message}")
 
@@ -268,7 +269,8 @@ def _told_apart(
         begin, _ = kafka.bounds[place]
         expired = without(unknown, [(begin, 2**63 - 1)])
         asked = without(unknown, expired)
-        found = [*kafka_offsets.committed(settings.kafka.bootstrap_servers, place, asked)] if asked else []
+        servers, options = settings.kafka.bootstrap_servers, kafka_options(settings)
+        found = [*kafka_offsets.committed(servers, place, asked, options=options)] if asked else []
         lost = runs_of(found)
         new[place] = without(asked, lost)
         gaps[place] += new[place]

@@ -94,12 +94,12 @@ def _run(given: Sequence[str]) -> int:
     arguments = _parser().parse_args(given)
     # Spark's workers must run the Python that we run.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    from pipeline.settings import load
+    from pipeline import console
+    from pipeline.settings import load, without_secrets
 
     settings = load(arguments.env, arguments.overrides)
+    console.mask(lambda text: without_secrets(settings, text))
     if settings.logs.format == "json":
-        from pipeline import console
-
         console.log_json()
     run = _run_job if arguments.is_job else _run_command
     return run(settings, arguments)

@@ -114,7 +114,10 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 def _generate(settings: Settings, arguments: Arguments) -> None:
     from pipeline import console
     from pipeline.devservices import generate
+    from pipeline.kafka_login import client_options
+    from pipeline.sources import kafka_options
 
+    login = client_options(kafka_options(settings))
     with console.counted(f"Generating {arguments.events} events", arguments.events) as progress:
         sent = generate.generate(
             settings.kafka.bootstrap_servers,
@@ -126,6 +129,7 @@ def _generate(settings: Settings, arguments: Arguments) -> None:
             malformed=arguments.malformed,
             rate=arguments.rate,
             hours=arguments.hours,
+            login=login,
             progress=progress,
         )
     by_topic = ", ".join(f"{count} to {topic}" for topic, count in sent.records.items())

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from itertools import accumulate
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -123,14 +123,16 @@ def generate(
     rate: float | None = None,
     start: datetime = START,
     hours: float = 6,
+    login: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Summary:
-    """Send the catalogue and `events` records, `rate` a second where given; missing topics are made.
+    """Send the catalogue and `events` records, `rate` a second where given; missing topics are made. `login` is librdkafka's.
 
     `progress` is told how many have been sent so far. Raises KafkaUnreachable where the broker does not take them.
     """
     names = {"orders": topics.orders, "products": topics.products, "text_lines": topics.text_lines}
-    create_topics(bootstrap, {names[topic]: partitions for topic, partitions in PARTITIONS.items()})
+    partitions = {names[topic]: number for topic, number in PARTITIONS.items()}
+    create_topics(bootstrap, partitions, login=login)
     planned = records(
         events=events,
         seed=seed,
@@ -140,7 +142,7 @@ def generate(
         start=start,
         hours=hours,
     )
-    return _send(bootstrap, names, planned, rate=rate, progress=progress)
+    return _send(bootstrap, names, planned, rate=rate, login=login or {}, progress=progress)
 
 
 def records(
@@ -381,6 +383,7 @@ def _send(
     planned: Iterator[Record],
     *,
     rate: float | None,
+    login: Mapping[str, Any],
     progress: Callable[[int], None] | None,
 ) -> Summary:
     failures: list[str] = []
@@ -398,6 +401,7 @@ def _send(
             "message.timeout.ms": 30_000,
             "delivery.report.only.error": True,
             "log_level": 0,
+            **login,
         }
     )
     sent, fates, violations = Counter[str](), Counter[str](), Counter[str]()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from confluent_kafka import KafkaError, KafkaException
@@ -77,6 +78,13 @@ _JAVA_OPTIONS = (
     *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
 )
 
+_IN_BETWEEN = """
+import subprocess, sys
+with open(sys.argv[1], "wb") as log:
+    started = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+print(started.pid)
+"""
+
 
 @dataclass(frozen=True)
 class Broker:
@@ -87,8 +95,10 @@ class Broker:
     home: Path
 
 
-def start(home: Path, port: int) -> Broker:
+def start(home: Path, port: int, *, properties: Mapping[str, str] | None = None) -> Broker:
     """The broker of this home, started unless it runs already (then on the port it has); port 0 takes a free one.
+
+    `properties` are settings of the broker, in addition to ours or in their place.
 
     Raises SetupError where the port is taken, Java or a jar is missing, or the broker does not come up.
     """
@@ -97,7 +107,7 @@ def start(home: Path, port: int) -> Broker:
     if found is not None:
         return found
     port = claim_port(port, service="Kafka")
-    cluster_id = _write_properties(home, port)
+    cluster_id = _write_properties(home, port, properties or {})
     pid = _launch(home)
     started = Broker(bootstrap_servers=f"{HOST}:{port}", pid=pid, home=home)
     _state_file(home).write_text(json.dumps({**asdict(started), "home": str(home)}))
@@ -141,18 +151,23 @@ def running(home: Path) -> Broker | None:
 
 
 @contextmanager
-def broker(home: Path, port: int = 0) -> Iterator[Broker]:
+def broker(home: Path, port: int = 0, *, properties: Mapping[str, str] | None = None) -> Iterator[Broker]:
     """A broker for as long as the block runs, on a free port unless one is named."""
-    started = start(home, port)
+    started = start(home, port, properties=properties)
     try:
         yield started
     finally:
         stop(home)
 
 
-def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
-    """Make the topics, name to number of partitions, that are not there yet; those that are stay as they are."""
-    admin = _admin(bootstrap)
+def create_topics(
+    bootstrap: str, topics: Mapping[str, int], *, login: Mapping[str, Any] | None = None
+) -> None:
+    """Make the topics, name to number of partitions, that are not there yet; those that are stay as they are.
+
+    `login` is librdkafka's.
+    """
+    admin = _admin(bootstrap, login)
     known = _topic_names(admin, bootstrap)
     missing = [
         NewTopic(name, num_partitions=partitions, replication_factor=1, config=_TOPIC_CONFIG)
@@ -173,8 +188,10 @@ def delete_topics(bootstrap: str, topics: Iterable[str]) -> None:
         _holds_within(lambda: not set(doomed) & _topic_names(admin, bootstrap), seconds=ADMIN_TIMEOUT_SECONDS)
 
 
-def _admin(bootstrap: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 500})
+def _admin(bootstrap: str, login: Mapping[str, Any] | None = None) -> AdminClient:
+    return AdminClient(
+        {"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 500, **(login or {})}
+    )
 
 
 def _topic_names(admin: AdminClient, bootstrap: str) -> set[str]:
@@ -208,7 +225,7 @@ def _log_file(home: Path) -> Path:
     return home / "broker.log"
 
 
-def _write_properties(home: Path, port: int) -> str:
+def _write_properties(home: Path, port: int, more: Mapping[str, str]) -> str:
     """The cluster's id; the settings are written anew at each start, the data folder is formatted once."""
     home.mkdir(parents=True, exist_ok=True)
     properties, data = home / "server.properties", home / "data"
@@ -221,6 +238,7 @@ def _write_properties(home: Path, port: int) -> str:
             forever=_FOREVER,
             max_message_bytes=MAX_MESSAGE_BYTES,
         )
+        + "".join(f"{name}={value}\n" for name, value in more.items())  # of two lines the last counts
     )
     cluster_id_file = home / "cluster.id"
     if not (data / "meta.properties").exists():
@@ -252,18 +270,17 @@ def _java() -> list[str]:
 
 
 def _launch(home: Path) -> int:
-    """The process id. The shell in between ends at once, so the broker is no child of ours and outlives us."""
-    command = shlex.join([*_java(), "kafka.Kafka", str(home / "server.properties")])
-    script = f"{command} >{shlex.quote(str(_log_file(home)))} 2>&1 </dev/null & echo $!"
-    shell = subprocess.run(
-        ["/bin/sh", "-c", script],
+    """The process id. The Python in between ends at once, so the broker is no child of ours and outlives us."""
+    command = [*_java(), "kafka.Kafka", str(home / "server.properties")]
+    between = subprocess.run(
+        [sys.executable, "-I", "-c", _IN_BETWEEN, str(_log_file(home)), *command],
         cwd=home,
         capture_output=True,
         text=True,
         check=True,
         start_new_session=True,
     )
-    return int(shell.stdout)
+    return int(between.stdout)
 
 
 def _wait_until_it_answers(started: Broker, cluster_id: str) -> None:

@@ -15,6 +15,7 @@ from pipeline.contracts import ORDER_CREATED
 from pipeline.errors import DependencyError
 from pipeline.events.judging import OrderEvent, judged
 from pipeline.kafka_check import require_topics, silent_client
+from pipeline.kafka_login import client_options, require_encryption
 from pipeline.stopping import stop_requests
 
 __all__ = ["Handled", "consume"]
@@ -60,16 +61,18 @@ def consume(
     on_rejected: Callable[[Message, Sequence[str]], object] | None = None,
     stop: threading.Event | None = None,
     options: Mapping[str, Any] | None = None,
+    allow_plaintext: bool = False,
 ) -> Handled:
     """Hand each event to its function until `stop` is set (by default: until SIGTERM or Ctrl-C).
 
     An offset is committed after its event was handled, about once a second and at the end. After a crash, or when the
     group's members change, some events come again: tell them by event_type, order_id and event_time. An error of a
     function ends the loop; its event comes again next time. A record that the contract refuses goes to `on_rejected` with
-    its violations, and is passed. Raises KafkaUnreachable, TopicMissing, DependencyError.
+    its violations, and is passed. `options` are named as librdkafka does, or `kafka.…` as Spark does; another machine's broker is
+    not spoken to in plain text unless `allow_plaintext`. Raises ConfigurationError, KafkaUnreachable, TopicMissing, DependencyError.
     """
-    if not options:
-        require_topics(bootstrap_servers, [topic])
+    require_encryption(bootstrap_servers, options or {}, is_plaintext_allowed=allow_plaintext)
+    require_topics(bootstrap_servers, [topic], options=options)
     handlers = _Handlers(on_created, on_cancelled, on_rejected)
     with _until(stop) as stopping, _member(bootstrap_servers, topic, group, options) as (consumer, offsets):
         while not stopping.is_set():
@@ -160,7 +163,7 @@ def _member(
             "group.id": group,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
-            **(options or {}),
+            **client_options(options or {}),
             "enable.auto.commit": False,
         }
     )

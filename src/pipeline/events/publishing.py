@@ -17,6 +17,7 @@ from pipeline.contracts import MAX_VALUE_BYTES
 from pipeline.errors import InvalidEvent, NotDelivered
 from pipeline.events.judging import OrderEvent, judged
 from pipeline.kafka_check import silent_client
+from pipeline.kafka_login import client_options, require_encryption
 
 __all__ = ["OrderProducer"]
 
@@ -27,13 +28,20 @@ _ROOM_FOR_THE_REST = 64 * 1024
 class OrderProducer:
     """A producer for one topic, to be used in a `with`: leaving it waits until Kafka has everything.
 
-    Idempotent, acknowledged by all replicas: a retry neither repeats nor reorders. `options` are librdkafka's, for logins and
-    the like. An event that Kafka did not take is raised as NotDelivered by a later `publish`, or by `flush` at the latest.
+    Idempotent, acknowledged by all replicas: a retry neither repeats nor reorders. `options` are for logins and the like, named as
+    librdkafka does, or `kafka.…` as Spark and the settings do. Another machine's broker is not spoken to in plain text
+    (ConfigurationError) unless `allow_plaintext`. An event that Kafka did not take is raised as NotDelivered by a later `publish`, or by `flush` at the latest.
     """
 
     def __init__(
-        self, bootstrap_servers: str, topic: str = "orders", *, options: Mapping[str, Any] | None = None
+        self,
+        bootstrap_servers: str,
+        topic: str = "orders",
+        *,
+        options: Mapping[str, Any] | None = None,
+        allow_plaintext: bool = False,
     ) -> None:
+        require_encryption(bootstrap_servers, options or {}, is_plaintext_allowed=allow_plaintext)
         self._topic = topic
         self._failures: list[tuple[str, str]] = []
         self._producer = Producer(
@@ -43,7 +51,7 @@ class OrderProducer:
                 "acks": "all",
                 "message.max.bytes": MAX_VALUE_BYTES + _ROOM_FOR_THE_REST,
                 "delivery.timeout.ms": 30_000,
-                **(options or {}),
+                **client_options(options or {}),
             }
         )
 
@@ -112,8 +120,8 @@ class OrderProducer:
         failures, self._failures = self._failures, []
         name, keys = failures[0][0], tuple(dict.fromkeys(key for _, key in failures))
         raise NotDelivered(
-            f"Kafka did not take {len(failures)} events for {self._topic}: {name} (of the customers {', '.join(keys[:10])}"
-            f"{' and others' if len(keys) > 10 else ''}). Publish them again; a duplicate is counted once.",
+            f"Kafka did not take {len(failures)} events for {self._topic}: {name} (of {len(keys)} customers, who are in `keys`). "
+            "Publish them again; a duplicate is counted once.",
             name=name,
             keys=keys,
             count=len(failures),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 from pipeline.errors import SetupError, UsageError
+from pipeline.loopback import is_loopback
 from pipeline.reading import lake_here
 from pipeline.settings import Settings
 
@@ -31,13 +31,6 @@ def run(settings: Settings) -> None:
             f"pipeline serve needs {error.name}, which is not installed. Install it: pip install 'pipeline[serve]'."
         ) from error
     server.serve(settings, _listening(settings.serve.host, settings.serve.port))
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -95,6 +95,8 @@ def app_of(settings: Settings) -> FastAPI:
         route = request.scope.get("route")
         measures.note(getattr(route, "path", "other"), answer.status_code, time.perf_counter() - began)
         answer.headers["X-Content-Type-Options"] = "nosniff"
+        answer.headers["X-Frame-Options"] = "DENY"
+        answer.headers["Referrer-Policy"] = "no-referrer"
         return answer
 
     if settings.serve.token is None:

@@ -176,7 +176,7 @@ def _order(text: str | None, types: Mapping[str, T.DataType], view: View) -> Ite
 def _limit(text: str | None, max_rows: int) -> int:
     if text is None:
         return min(100, max_rows)
-    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= max_rows:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or not 1 <= int(text) <= max_rows:
         raise UsageError(
             f"limit is a whole number from 1 to {max_rows} (serve.max_rows); came {text[:40]!r}."
         )
