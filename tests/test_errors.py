@@ -34,6 +34,7 @@ from pipeline import errors
         (errors.CheckpointDamaged, 4),
         (errors.CheckpointMismatch, 4),
         (errors.DiskFull, 4),
+        (errors.LeaseLost, 4),
         (errors.OffsetsLost, 4),
         (errors.PlanChanged, 4),
         (errors.TopicReplaced, 4),

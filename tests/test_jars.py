@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from pipeline import jars
 from pipeline.errors import SetupError
+from pipeline.jvm import java_class
 
 
 @pytest.fixture
@@ -64,21 +67,21 @@ def test_a_changed_lock_breaks_the_seal(folder: Path, lock: Path) -> None:
     jars.install(folder, lock)
     lock.write_text(lock.read_text().replace(hashlib.sha256(b"broker/b-2.jar").hexdigest(), "0" * 64))
     with pytest.raises(SetupError, match="0" * 64):
-        jars._checked_jars("spark", folder, lock)
+        jars._checked_jars("broker", folder, lock)
 
 
 def test_a_missing_jar_says_what_to_do(folder: Path, lock: Path) -> None:
     (folder / "broker/b-2.jar").unlink()
     with pytest.raises(SetupError, match="make install"):
-        jars._checked_jars("spark", folder, lock)
+        jars._checked_jars("broker", folder, lock)
 
 
 def test_a_fetched_jar_with_another_sum_is_not_installed(
     folder: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deliver_evil(cache: Path, pattern: str) -> None:
+    def deliver_evil(cache: Path, pattern: str, parts: Sequence[str]) -> None:
         for name in ("spark/a-1.jar", "broker/b-2.jar"):
-            jar = Path(pattern.split("/[conf]")[0]) / name
+            jar = Path(pattern.partition("/[conf]")[0]) / name
             jar.parent.mkdir(parents=True)
             jar.write_text("evil")
 
@@ -109,7 +112,7 @@ def test_a_failed_download_says_why_and_what_to_do(
 def test_the_command_line_shows_no_stack_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> bool:
+    def fail(**_: object) -> bool:
         raise SetupError("no network")
 
     monkeypatch.setattr(jars, "install", fail)
@@ -117,10 +120,48 @@ def test_the_command_line_shows_no_stack_trace(
     assert capsys.readouterr().err == "jars: no network\n"
 
 
-def test_the_lock_names_seven_jars_for_spark_and_is_what_sha256sum_reads() -> None:
+def test_what_is_optional_is_fetched_and_used_only_when_asked_for(
+    folder: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lock.open("a") as text:
+        text.write(f"{hashlib.sha256(b's3/c-3.jar').hexdigest()}  s3/c-3.jar\n")
+    asked: list[Sequence[str]] = []
+
+    def deliver(cache: Path, pattern: str, parts: Sequence[str]) -> None:
+        asked.append(parts)
+        jar = Path(pattern.partition("/[conf]")[0]) / "s3/c-3.jar"
+        jar.parent.mkdir(parents=True)
+        jar.write_text("s3/c-3.jar")
+
+    monkeypatch.setattr(jars, "_run_ivy", deliver)
+    monkeypatch.setattr(jars, "JARS", folder)
+    assert jars.install(folder, lock) is False
+    with pytest.raises(SetupError, match="--with s3"):
+        jars.require_s3_jars()
+    assert jars.install(folder, lock, parts=(*jars.ALWAYS, "s3")) is True
+    assert asked == [["s3"]]
+    jars.require_s3_jars()
+    assert (folder / "spark/a-1.jar").exists()
+    assert jars._checked_jars("s3", folder, lock) == [folder / "s3/c-3.jar"]
+
+
+def test_the_lock_is_what_sha256sum_reads_and_holds_the_versions_that_are_safe() -> None:
     names = jars._read_lock(jars.LOCK)
     assert sum(name.startswith("spark/") for name in names) == 7
-    assert (
-        subprocess.run(["sha256sum", "--check", "--quiet", jars.LOCK], cwd=jars.JARS, check=False).returncode
-        == 0
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--quiet", "--ignore-missing", jars.LOCK], cwd=jars.JARS, check=False
     )
+    assert checked.returncode == 0
+    versions: dict[str, set[tuple[int, ...]]] = {}
+    for name in names:
+        _, _, artifact, version, _ = name.split("/")
+        if artifact in {"postgresql", "lz4-java"}:
+            versions.setdefault(artifact, set()).add(tuple(map(int, version.split("."))))
+    assert min(versions["postgresql"]) >= (42, 7, 11)
+    assert min(versions["lz4-java"]) >= (1, 11, 2)
+
+
+def test_spark_loads_the_newer_lz4_and_not_the_wheels_own(spark: SparkSession) -> None:
+    loaded = java_class(spark, "net.jpountz.lz4.LZ4Factory").fastestInstance().getClass()
+    place = loaded.getProtectionDomain().getCodeSource().getLocation().getPath()
+    assert [place] == [str(jar) for jar in jars.first_jars()]

@@ -25,6 +25,7 @@ PipelineError                     70
     ├── CheckpointDamaged          4   a part of the checkpoint is gone or cannot be read
     ├── CheckpointMismatch         4   the checkpoint and a table do not belong together
     ├── DiskFull                   4
+    ├── LeaseLost                  4   another process took our lock on an object store for dead
     ├── OffsetsLost                4   Kafka no longer holds what is to be read next
     ├── PlanChanged                4   the query is not the one that made the checkpoint
     ├── TopicReplaced              4   a topic is not the one that the checkpoint has read
@@ -55,6 +56,7 @@ __all__ = [
     "KafkaRefused",
     "KafkaUnreachable",
     "LakeUnreachable",
+    "LeaseLost",
     "ModelsFailed",
     "NotDelivered",
     "OffsetsLost",
@@ -266,6 +268,14 @@ class DiskFull(RefusedToStart):
         super().__init__(message)
         self.path = path
         self.free_bytes = free_bytes
+
+
+class LeaseLost(RefusedToStart):
+    """The lock at `path` was not renewed in time."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class OffsetsLost(RefusedToStart):

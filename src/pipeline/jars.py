@@ -1,8 +1,9 @@
 """The jars that pip does not bring: fetched once from Maven, each checked against jars.sha256.
 
-`python -m pipeline.jars` puts them into the environment's share/pipeline/jars/{spark,broker} by the Ivy of the
-pyspark wheel; where they are complete it starts nothing and asks nobody. `--lock` writes jars.sha256 anew after a
-change of ivy.xml. PIPELINE_IVY_SETTINGS names an ivysettings.xml where Maven Central is only reached by a mirror.
+`python -m pipeline.jars` puts them into the environment's share/pipeline/jars/{spark,first,broker} by the Ivy of the
+pyspark wheel, as a Maven repository has them; where they are complete it starts nothing and asks nobody. `--with s3` adds
+those of a lake on S3. `--lock` writes jars.sha256 anew after a change of ivy.xml. PIPELINE_IVY_SETTINGS names an
+ivysettings.xml where Maven Central is only reached by a mirror.
 """
 
 from __future__ import annotations
@@ -23,19 +24,32 @@ from urllib.parse import urlsplit
 from pipeline.errors import PipelineError, SetupError
 from pipeline.java import require_java
 
-__all__ = ["broker_jars", "install", "main", "spark_jars"]
+__all__ = ["broker_jars", "first_jars", "install", "main", "require_s3_jars", "spark_jars"]
 
 JARS = Path(sys.prefix) / "share" / "pipeline" / "jars"
 LOCK = Path(__file__).with_name("jars.sha256")
 IVY = Path(__file__).with_name("ivy.xml")
 
+ALWAYS = ("spark", "first", "broker")
+OPTIONAL = ("s3",)
+
 _INSTALL = "Run `make install` (or `python -m pipeline.jars` with this Python)"
 _SEAL = ".seal"
+_MAVEN = "[organisation]/[artifact]/[revision]/[artifact]-[revision](-[classifier]).[ext]"
 
 
 def spark_jars() -> list[Path]:
-    """The seven jars of every Spark session; SetupError where one is missing or not what jars.sha256 says."""
-    return _checked_jars("spark")
+    """The jars of every Spark session, and those of the optional parts that are installed.
+
+    Raises SetupError where one is missing or not what jars.sha256 says.
+    """
+    added = [part for part in OPTIONAL if (JARS / part).is_dir()]
+    return [jar for part in ("spark", *added) for jar in _checked_jars(part)]
+
+
+def first_jars() -> list[Path]:
+    """What must come on the class path before Spark's own jars of that name; SetupError as in spark_jars."""
+    return _checked_jars("first")
 
 
 def broker_jars() -> list[Path]:
@@ -43,28 +57,36 @@ def broker_jars() -> list[Path]:
     return _checked_jars("broker")
 
 
-def install(folder: Path = JARS, lock: Path = LOCK) -> bool:
+def require_s3_jars() -> None:
+    """Raise SetupError where the jars of a lake on S3 are not installed."""
+    if not (JARS / "s3").is_dir():
+        raise SetupError(
+            "A lake on S3 needs jars that set-up has not put in place. Run `python -m pipeline.jars --with s3` with this "
+            "Python (12 MB)."
+        )
+
+
+def install(folder: Path = JARS, lock: Path = LOCK, *, parts: Sequence[str] = ALWAYS) -> bool:
     """True where jars had to be fetched; SetupError where they cannot be, or are not those of the lock."""
-    if _is_sealed(folder, lock):
-        return False
     wanted = _read_lock(lock)
-    try:
-        _verify(folder, wanted)
-    except SetupError:
-        with _fetched(folder.parent) as fetched:
-            _verify(fetched, wanted)
-            shutil.rmtree(folder, ignore_errors=True)
-            fetched.rename(folder)
-        _write_seal(folder, lock)
-        return True
-    _write_seal(folder, lock)
-    return False
+    missing = [part for part in parts if not _is_complete(folder, lock, part)]
+    if missing:
+        with _fetched(folder.parent, missing) as fetched:
+            for part in missing:
+                _verify(fetched, _of(part, wanted))
+            for part in missing:
+                shutil.rmtree(folder / part, ignore_errors=True)
+                folder.mkdir(exist_ok=True)
+                if (fetched / part).is_dir():
+                    (fetched / part).rename(folder / part)
+                _write_seal(folder, lock, part)
+    return bool(missing)
 
 
 def write_lock(lock: Path = LOCK) -> None:
     """Fetch what ivy.xml asks for and write down the sums, in the format of sha256sum."""
-    with tempfile.TemporaryDirectory() as scratch, _fetched(Path(scratch)) as fetched:
-        jars = sorted(fetched.glob("*/*.jar"))
+    with tempfile.TemporaryDirectory() as scratch, _fetched(Path(scratch), (*ALWAYS, *OPTIONAL)) as fetched:
+        jars = sorted(fetched.rglob("*.jar"))
         lock.write_text("".join(f"{_sha256(jar)}  {jar.relative_to(fetched)}\n" for jar in jars))
 
 
@@ -75,14 +97,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--list", action="store_true", help="print the jars of Spark, as spark-submit's --jars wants them"
     )
+    parser.add_argument(
+        "--first", action="store_true", help="print what must come before Spark's own jars, as a class path"
+    )
+    parser.add_argument(
+        "--with", dest="added", action="append", default=[], choices=OPTIONAL, help="jars of this part, too"
+    )
     asked = parser.parse_args(arguments)
     try:
+        if asked.first:
+            print(os.pathsep.join(map(str, first_jars())))
+            return 0
         if asked.list:
             print(",".join(map(str, spark_jars())))
             return 0
         if asked.lock:
             write_lock()
-        if install():
+        if install(parts=(*ALWAYS, *asked.added)):
             print(f"jars: fetched from Maven and verified, in {JARS}")
     except PipelineError as error:
         print(f"jars: {error.message}", file=sys.stderr)
@@ -91,10 +122,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _checked_jars(part: str, folder: Path = JARS, lock: Path = LOCK) -> list[Path]:
-    wanted = _read_lock(lock)
-    if not _is_sealed(folder, lock):
+    wanted = _of(part, _read_lock(lock))
+    if not _is_sealed(folder, lock, part):
         _verify(folder, wanted)
-    return [folder / name for name in wanted if name.startswith(f"{part}/")]
+    return [folder / name for name in wanted]
+
+
+def _is_complete(folder: Path, lock: Path, part: str) -> bool:
+    if _is_sealed(folder, lock, part):
+        return True
+    try:
+        _verify(folder, _of(part, _read_lock(lock)))
+    except SetupError:
+        return False
+    _write_seal(folder, lock, part)
+    return True
+
+
+def _of(part: str, wanted: Mapping[str, str]) -> dict[str, str]:
+    return {name: expected for name, expected in wanted.items() if name.startswith(f"{part}/")}
 
 
 def _read_lock(lock: Path) -> dict[str, str]:
@@ -123,26 +169,27 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _seal(folder: Path, lock: Path) -> str:
+def _seal(folder: Path, lock: Path, part: str) -> str:
     """What changes whenever the lock or a jar does: hashing 60 MB at every start would cost more than it protects."""
-    states = [(name, (folder / name).stat()) for name in _read_lock(lock)]
+    states = [(name, (folder / name).stat()) for name in _of(part, _read_lock(lock))]
     return _sha256(lock) + "".join(f"\n{name} {state.st_size} {state.st_mtime_ns}" for name, state in states)
 
 
-def _is_sealed(folder: Path, lock: Path) -> bool:
+def _is_sealed(folder: Path, lock: Path, part: str) -> bool:
     try:
-        return (folder / _SEAL).read_text() == _seal(folder, lock)
+        return (folder / part / _SEAL).read_text() == _seal(folder, lock, part)
     except FileNotFoundError:
         return False
 
 
-def _write_seal(folder: Path, lock: Path) -> None:
-    (folder / _SEAL).write_text(_seal(folder, lock))
+def _write_seal(folder: Path, lock: Path, part: str) -> None:
+    (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / part / _SEAL).write_text(_seal(folder, lock, part))
 
 
 @contextmanager
-def _fetched(beside: Path) -> Iterator[Path]:
-    """A folder with everything that ivy.xml asks for; gone afterwards unless it was renamed.
+def _fetched(beside: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """A folder with what ivy.xml asks for in these parts of it; gone afterwards.
 
     Ivy's own cache stays where the fetch failed, so that running again goes on where it broke off.
     """
@@ -150,21 +197,21 @@ def _fetched(beside: Path) -> Iterator[Path]:
     cache = beside / "ivy-cache"
     with tempfile.TemporaryDirectory(dir=beside, ignore_cleanup_errors=True) as scratch:
         target = Path(scratch) / "jars"
-        _run_ivy(cache, f"{target}/[conf]/[artifact]-[revision](-[classifier]).[ext]")
+        _run_ivy(cache, f"{target}/[conf]/{_MAVEN}", parts)
         shutil.rmtree(cache, ignore_errors=True)
         yield target
 
 
-def _run_ivy(cache: Path, pattern: str) -> None:
+def _run_ivy(cache: Path, pattern: str, parts: Sequence[str]) -> None:
     settings = os.environ.get("PIPELINE_IVY_SETTINGS")
     command = [
         *(str(require_java()), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *_proxy_properties()),
         "-Divy.checksums=",  # the mirror's SHA-1 files double the requests, and our own SHA-256 is checked anyway
         *("-cp", f"{_pyspark_jars()}/*", "org.apache.ivy.Main"),
         *(("-settings", settings) if settings else ()),
-        *("-ivy", str(IVY), "-cache", str(cache), "-confs", "spark", "broker", "-retrieve", pattern),
+        *("-ivy", str(IVY), "-cache", str(cache), "-confs", *parts, "-retrieve", pattern),
     ]
-    print("jars: fetching about 60 MB from Maven", flush=True)
+    print(f"jars: fetching from Maven: {', '.join(parts)} (60 MB in all)", flush=True)
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         said = [line.strip(":\t ") for line in (ran.stdout + ran.stderr).splitlines()]

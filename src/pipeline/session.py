@@ -18,7 +18,7 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 from pyspark.util import inheritable_thread_target
 
-from pipeline.jars import spark_jars
+from pipeline.jars import first_jars, require_s3_jars, spark_jars
 from pipeline.java import require_java
 from pipeline.settings import SECRET_NAME, Secret, Settings
 
@@ -50,7 +50,10 @@ def session(settings: Settings) -> SparkSession:
         return builder.getOrCreate()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    if settings.lake.root.startswith("s3a:"):
+        require_s3_jars()
     builder = builder.master(settings.spark.master).config("spark.jars", ",".join(map(str, spark_jars())))
+    builder = builder.config("spark.driver.extraClassPath", _class_path(settings))
     builder = builder.config("spark.driver.memory", settings.spark.conf.get("spark.driver.memory", _memory()))
     builder = builder.config("spark.driver.extraJavaOptions", _java_options(settings))
     if settings.spark.master.startswith("local"):
@@ -126,6 +129,11 @@ def _keep_utc() -> None:
     """PySpark turns timestamps into datetimes by the process's own time zone."""
     os.environ["TZ"] = "UTC"
     time.tzset()
+
+
+def _class_path(settings: Settings) -> str:
+    given = settings.spark.conf.get("spark.driver.extraClassPath")
+    return os.pathsep.join([*map(str, first_jars()), *([given] if given else [])])
 
 
 def _java_options(settings: Settings) -> str:

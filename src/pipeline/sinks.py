@@ -22,6 +22,7 @@ from pyspark.sql import types as T
 
 from pipeline import files
 from pipeline.delta_log import append_as, transactions
+from pipeline.leases import Lease, can_lease
 from pipeline.tables import local_path
 from pipeline.views import View
 
@@ -166,24 +167,39 @@ def _write_with(rows: DataFrame, path: str, *, mode: str, metadata: Mapping[str,
 
 @contextmanager
 def commit_lock(path: str) -> Iterator[None]:
-    """One writer at a time: on a local file system two processes that commit to one table can lose a commit.
+    """One writer at a time: on a local file system, and on S3, two processes that commit to one table can lose a commit.
 
     A thread that holds the lock may take it again. On other file systems there is no lock: there the table's log store
-    must keep writers apart (HDFS does; S3 needs one driver, or Delta's DynamoDB log store).
+    keeps writers apart (HDFS, Azure and GCS do). Raises LeaseLost where another process took the lock on S3 meanwhile.
     """
-    folder = local_path(path)
     held: set[str] = _locks.__dict__.setdefault("held", set())
-    if folder is None or path in held:
+    if path in held or (local_path(path) is None and not can_lease(path)):
         yield
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"_{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path):
         held.add(path)
         try:
             yield
         finally:
             held.discard(path)
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    folder = local_path(path)
+    if folder is None:
+        parent, _, name = path.rpartition("/")
+        lease = Lease(SparkSession.builder.getOrCreate(), f"{parent}/_{name}.lock")
+        lease.take()
+        try:
+            yield
+        finally:
+            lease.give_back()
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"_{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

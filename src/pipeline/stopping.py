@@ -1,7 +1,7 @@
 """Ending streaming queries between two batches: on a signal, or because another process asks.
 
 Who asks leaves a file beside the checkpoint, `<query>.stop`, and the process that runs the query looks for it. That a
-query runs is seen from the lock that its process holds (on other file systems: from `<query>.running`).
+query runs is seen from the lock that its process holds (on other file systems: from `<query>.running`, on S3 a lock as well).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from pipeline import files
 from pipeline.errors import AlreadyRunning
 from pipeline.jvm import java_class
+from pipeline.leases import LEASE_SECONDS, Lease, can_lease
 from pipeline.tables import checkpoint_path, local_path
 
 __all__ = [
@@ -45,6 +46,7 @@ _FAR_POLL_SECONDS = 2.0
 _TRIES = 5
 
 _held: dict[str, IO[str]] = {}
+_leases: dict[str, Lease] = {}
 _asked: dict[str, Draining] = {}
 
 
@@ -138,7 +140,9 @@ def poll_seconds(root: str) -> float:
 def hold(spark: SparkSession, root: str, query: str) -> None:
     """Take the query for this process, or raise AlreadyRunning. What asked an earlier process to stop is forgotten."""
     folder = local_path(checkpoint_path(root, query))
-    if folder is None:
+    if folder is None and can_lease(root):
+        _leases[checkpoint_path(root, query)] = _leased(spark, root, query)
+    elif folder is None:
         files.write_text(spark, _running_marker(root, query), f"{os.uname().nodename} {os.getpid()}\n")
     else:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +154,13 @@ def let_go(spark: SparkSession, root: str, query: str) -> None:
     """Give the query back; may be called again."""
     _remove(spark, _stop_marker(root, query))
     lock = _held.pop(checkpoint_path(root, query), None)
+    lease = _leases.pop(checkpoint_path(root, query), None)
     if lock is not None:
         lock.close()
+    elif lease is not None:
+        lease.give_back()
+    elif can_lease(root):
+        return
     elif local_path(root) is None:
         _remove(spark, _running_marker(root, query))
 
@@ -164,8 +173,19 @@ def _locked(file: Path, query: str) -> IO[str]:
             return lock
         time.sleep(_POLL_SECONDS / 2)
     lock.close()
-    raise AlreadyRunning(
-        f"query {query} is already running in another process on this lake ({file.parent}).\n"
+    raise _already_running(query, str(file.parent))
+
+
+def _leased(spark: SparkSession, root: str, query: str) -> Lease:
+    lease = Lease(spark, _running_marker(root, query))
+    if not lease.take(patience_seconds=LEASE_SECONDS * 1.5):  # who has died is waited for
+        raise _already_running(query, f"{root}/_checkpoints")
+    return lease
+
+
+def _already_running(query: str, where: str) -> AlreadyRunning:
+    return AlreadyRunning(
+        f"query {query} is already running in another process on this lake ({where}).\n"
         f"Two of them would write every batch twice. Stop the other one first: pipeline stop {query}",
         query=query,
     )

@@ -1,0 +1,136 @@
+"""A lake on S3: the same tables, a lock around each commit, and one process for each query."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+import judge
+from lake import Sent, at, fresh, kinds_of, order, send
+from object_store import object_store, options
+from pipeline import batch, files, ingest, leases, speed, stopping
+from pipeline.cli import main
+from pipeline.errors import AlreadyRunning, LeaseLost
+from pipeline.jars import OPTIONAL, spark_jars
+from pipeline.leases import Lease
+from pipeline.settings import Settings
+from pipeline.sinks import commit_lock
+from reference import accepted_log, read_records
+
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.skipif(
+        not any(f"/{part}/" in str(jar) for jar in spark_jars() for part in OPTIONAL),
+        reason="the jars of S3 are not here: python -m pipeline.jars --with s3",
+    ),
+]
+
+VIEW = "customer_hourly_spend"
+UNTIL = at(180)
+SENT = [
+    order("one", time=at(0)),
+    order("two", time=at(70), customer_id="c2", total="0.10", partition=1),
+    order("dead", total="much"),
+    Sent(b"some words", kind="text-lines"),
+]
+
+
+@pytest.fixture(scope="module")
+def store(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with object_store(tmp_path_factory.mktemp("s3")) as url:
+        for key, value in options(url).items():
+            spark.conf.set(key, value)
+        yield "s3a://lake"
+        for key in options(url):
+            spark.conf.unset(key)
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> float:
+    seconds = 1.0
+    monkeypatch.setattr(leases, "LEASE_SECONDS", seconds)
+    monkeypatch.setattr(stopping, "LEASE_SECONDS", seconds)
+    return seconds
+
+
+def test_both_layers_are_exact_on_s3_and_leave_no_lock(
+    spark: SparkSession,
+    base_settings: Settings,
+    bootstrap: str,
+    store: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    local = fresh(base_settings, bootstrap, Path("elsewhere"))
+    here = replace(local, lake=replace(local.lake, root=f"{store}/both"))
+    send(here, SENT)
+    ingest.run(here, once=True)
+    speed.run(here, views=[VIEW], once=True)
+    send(here, [order("three", time=at(200)), order("late", time=at(5))])
+    ingest.run(here, once=True)
+    speed.run(here, views=[VIEW], once=True)
+    batch.run(here, views=[VIEW], until=UNTIL)
+    records = read_records(bootstrap, judge.topics_in(here))
+    judge.check_log(spark, here, records)
+    entries = judge.ledger(spark, here)
+    judge.check_speed(spark, here, VIEW, judge.counted_log(entries, here, VIEW, records))
+    judge.check_batch(spark, here, VIEW, accepted_log(records, kinds_of(here)), UNTIL)
+    names = files.names(spark, here.lake.root) + files.names(spark, f"{here.lake.root}/_checkpoints")
+    assert [name for name in names if name.endswith((".lock", ".running", ".stop"))] == []
+    asked = ["query", VIEW, "--format", "csv", "--set", f"lake.root={here.lake.root}", "--env", "test"]
+    assert main(asked) == 0
+    assert "c2,2026-01-01T13:00:00Z" in capsys.readouterr().out
+
+
+def test_a_lock_has_one_holder_and_a_dead_holder_is_found_out(
+    spark: SparkSession, store: str, short_lease: float
+) -> None:
+    place = f"{store}/locks/_table.lock"
+    first, second = Lease(spark, place), Lease(spark, place)
+    assert first.take()
+    time.sleep(2 * short_lease)  # it is renewed meanwhile
+    assert not second.take(patience_seconds=0.5 * short_lease)
+    first.give_back()
+    assert second.take()
+    second._given_back.set()  # its thread dies with its process
+    second._renewer.join()
+    third = Lease(spark, place)
+    assert third.take()
+    with pytest.raises(LeaseLost):
+        second.give_back()
+    third.give_back()
+    assert not files.exists(spark, place)
+
+
+def test_writers_of_one_table_take_turns(spark: SparkSession, store: str) -> None:
+    path, seen, inside = f"{store}/turns/table", list[int](), list[str]()
+
+    def write(name: str) -> None:
+        for _ in range(3):
+            with commit_lock(path), commit_lock(path):
+                inside.append(name)
+                seen.append(len(inside))
+                time.sleep(0.05)
+                inside.remove(name)
+
+    writers = [threading.Thread(target=write, args=(f"w{number}",)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert seen == [1] * 9
+
+
+def test_a_query_is_held_by_one_process(spark: SparkSession, store: str, short_lease: float) -> None:
+    root = f"{store}/held"
+    stopping.hold(spark, root, "held_v1")
+    assert stopping.running_queries(root, spark=spark) == ["held_v1"]
+    with pytest.raises(AlreadyRunning):
+        stopping._leased(spark, root, "held_v1")
+    stopping.let_go(spark, root, "held_v1")
+    assert stopping.running_queries(root, spark=spark) == []
