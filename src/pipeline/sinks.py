@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import Any
 
 from delta.tables import DeltaMergeBuilder, DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -114,7 +116,8 @@ def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) 
     is_better = None
     if view.precedence is not None:
         is_better = view.precedence(_column_of("new")) > view.precedence(_column_of("stored"))
-    upserting = _merging(rows, path, view.keys).whenMatchedUpdateAll(is_better).whenNotMatchedInsertAll()
+    merging = _merging(rows, path, view.keys, nearby=_is_between_their_times(rows, view))
+    upserting = merging.whenMatchedUpdateAll(is_better).whenNotMatchedInsertAll()
     with commit_lock(path), _session_options(spark, _as_settings(transaction.options)):
         upserting.execute()
 
@@ -144,9 +147,35 @@ def insert_new(rows: DataFrame, path: str, *, keys: Sequence[str]) -> None:
         _merging(rows, path, keys).whenNotMatchedInsertAll().execute()
 
 
-def _merging(rows: DataFrame, path: str, keys: Sequence[str]) -> DeltaMergeBuilder:
-    is_same_key = " AND ".join(f"stored.`{key}` <=> new.`{key}`" for key in keys)
-    return DeltaTable.forPath(rows.sparkSession, path).alias("stored").merge(rows.alias("new"), is_same_key)
+def _merging(
+    rows: DataFrame, path: str, keys: Sequence[str], *, nearby: Column | None = None
+) -> DeltaMergeBuilder:
+    """The merge of rows into a table by key; `nearby` holds for all stored rows that can have the key of one of them."""
+    is_same_key = F.expr(" AND ".join(f"stored.`{key}` <=> new.`{key}`" for key in keys))
+    condition = is_same_key if nearby is None else is_same_key & nearby
+    return DeltaTable.forPath(rows.sparkSession, path).alias("stored").merge(rows.alias("new"), condition)
+
+
+def _is_between_their_times(rows: DataFrame, view: View) -> Column | None:
+    """That a stored row's time lies between the first and the last of the rows' own, where the key has a time.
+
+    It follows from the key, but only literals let Delta pass over files: a batch then reads what lies near it in time, however
+    long the table has grown.
+    """
+    times = [
+        field.name
+        for field in view.schema
+        if field.name in view.keys and isinstance(field.dataType, T.TimestampType)
+    ]
+    if not times:
+        return None
+    [ends] = rows.agg(
+        *[F.min(name).alias(f"first_{name}") for name in times],
+        *[F.max(name).alias(f"last_{name}") for name in times],
+    ).collect()
+    return reduce(
+        and_, [F.col(f"stored.{name}").between(ends[f"first_{name}"], ends[f"last_{name}"]) for name in times]
+    )
 
 
 def append_with(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
