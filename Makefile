@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 CASES ?= 300
 SEED ?= 1
+EVENTS ?= 1000000
+ROUNDS ?= 5
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AIRFLOW := .venv-airflow
@@ -15,7 +17,7 @@ LOCKS := setup.py pyproject.toml $(WHEELS) src/pipeline/jars.sha256 src/pipeline
 PIP := python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: help install demo test airflow torture cluster check lock sbom clean
+.PHONY: help install demo test airflow torture cluster bench check lock sbom clean
 
 help:
 	@echo 'make install   the environment in .venv and the jars, once'
@@ -24,6 +26,7 @@ help:
 	@echo 'make airflow   Airflow in .venv-airflow, once (300 MB); make test then runs its DAG, too'
 	@echo 'make torture   crashes by the hundred: CASES=300 SEED=1'
 	@echo 'make cluster   every job on a standalone cluster on loopback, whose workers are killed'
+	@echo 'make bench     this, plain Spark, a Polars loop and DuckDB in turn: EVENTS=1000000 ROUNDS=5'
 	@echo 'make check     format, lint, types'
 	@echo 'make lock      write supply/*.lock anew, after a change of a version'
 	@echo 'make sbom      what all this is made of, as CycloneDX, in sbom.json'
@@ -45,6 +48,9 @@ torture: $(STAMP)
 
 cluster: $(STAMP)
 	@$(BIN)/python tests/cluster/suite.py
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run.py --events $(EVENTS) --rounds $(ROUNDS)
 
 lock: $(STAMP)
 	@$(LOCK) --universal --python-version 3.11 --extra test --extra dev setup.py --output-file $(WHEELS)

@@ -97,6 +97,8 @@ setup(
             "pytest-xdist==3.8.0",  # two processes: one Spark session leaves half of two cores idle
         ],
         "dev": [
+            "polars==2.1.0",  # make bench: what the pipeline is compared with
+            "psutil==7.2.2",  # make bench: what it costs
             "cyclonedx-python-lib[json-validation]==11.12.0",  # make sbom
             "mypy==1.19.1",  # the last one that bears with the pathspec that dbt takes
             "ruff==0.17.6",
