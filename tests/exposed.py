@@ -1,4 +1,4 @@
-"""A process of its own that runs jobs one after the other in one session, and waits to be looked at..
+"""A process of its own that runs jobs one after the other in one session, and waits to be looked at.
 
 It prints the address of Spark's UI, its exit codes, and ends when its standard input does.
 """
