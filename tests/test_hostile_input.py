@@ -509,8 +509,8 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 DOCUMENTS = {
     "laughs": LAUGHS,
-    "alias": "lake: &x {root: /x}\nkafka: *x\n",
-    "merge": "base: &x {root: /x}\nlake: {<<: *x}\n",
+    "alias": "lake: {root: &x /x}\nspark: {master: *x}\n",
+    "merge": "ingest: &x {trigger: 1 second}\nspeed: {<<: *x}\n",
     "recursion": "lake: &x [*x]\n",
     "python object": "lake: {root: !!python/object/apply:os.system ['touch {mark}']}\n",
     "python new": "lake: {root: !!python/object/new:os.system ['touch {mark}']}\n",

@@ -243,7 +243,7 @@ def table_path(root: str, name: str) -> str:
 
 
 def view_path(root: str, view: str, layer: Layer, version: int) -> str:
-    return f"{root}/views/{_plain(view)}/v{version:d}/{_plain(layer)}"
+    return f"{root}/views/{_plain(view)}/v{_plain(str(version))}/{_plain(layer)}"
 
 
 def elt_path(root: str) -> str:
