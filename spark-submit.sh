@@ -3,7 +3,8 @@
 #
 # Sends a job with what it needs: the package as a wheel (conf/ is in it) and the jars. The workers must bring a Python with
 # pandas, pyarrow and protobuf: PYSPARK_PYTHON names it. PIPELINE_CONF names a configuration folder of your own. Who gives
-# --driver-java-options replaces ours: keep -Duser.timezone=UTC among them.
+# --driver-java-options or --driver-class-path replaces ours: keep -Duser.timezone=UTC among them, and what
+# `python -m pipeline.jars --first` prints.
 #
 # SIGTERM, Ctrl-C and a closed terminal end streaming queries after their running batch, a second one ends at once. Where the
 # driver runs on the cluster (--deploy-mode cluster), and under a bare spark-submit, Spark ends with the first signal: use
@@ -21,14 +22,16 @@ usage() {
 
 # The wheel, built only where the package is newer, and put in place by a rename. It is named .zip because Spark puts
 # no .whl on the workers' path.
-build_wheel() {
-  local built=$home/build/wheel/.built fresh file
+build_wheel() (
+  built=$home/build/wheel/.built
+  mkdir -p "$home/build"
+  exec 9>"$home/build/.lock" # two jobs that are sent at the same time build it once
+  flock 9
   if [ -e "$built" ] && [ -z "$(find "$home/src" "$home/conf" "$home/setup.py" "$home/pyproject.toml" \
     -newer "$built" -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*' -print -quit)" ]; then
     return
   fi
   echo "spark-submit.sh: building the wheel" >&2
-  mkdir -p "$home/build"
   fresh=$(mktemp -d "$home/build/wheel.XXXXXX")
   touch "$fresh/.built"                          # before the build: what changes meanwhile is newer
   rm -rf "$home"/build/lib "$home"/build/bdist.* # or modules that are no more come along
@@ -37,7 +40,7 @@ build_wheel() {
   for file in "$fresh"/pipeline-*.whl; do mv "$file" "${file%.whl}.zip"; done
   rm -rf "$home/build/wheel"
   mv "$fresh" "$home/build/wheel"
-}
+)
 
 [ $# -gt 0 ] || usage
 if [ ! -x "$python" ]; then
@@ -48,6 +51,7 @@ fi
 build_wheel
 wheel=$(echo "$home"/build/wheel/pipeline-*.zip)
 jars=$("$python" -m pipeline.jars --list)
+first=$("$python" -m pipeline.jars --first)
 java_options="-Duser.timezone=UTC '-Dlog4j2.configurationFile=file:$home/src/pipeline/log4j2.properties'"
 
 # A job named as in this folder is found from everywhere.
@@ -59,9 +63,10 @@ done
 
 export PYSPARK_PYTHON=${PYSPARK_PYTHON:-$python}
 export PYSPARK_DRIVER_PYTHON=${PYSPARK_DRIVER_PYTHON:-$python}
+export PYTHONPATH=$wheel${PYTHONPATH:+:$PYTHONPATH} # keyed state begins in a Python that Spark starts here, without --py-files
 unset SPARK_HOME # another Spark would not match the jars
 submit=("$home/.venv/bin/spark-submit" --py-files "$wheel" --jars "$jars"
-  --driver-java-options "$java_options" "${arguments[@]}")
+  --driver-java-options "$java_options" --driver-class-path "$first" "${arguments[@]}")
 if [[ " ${arguments[*]} " =~ [[:space:]]--deploy-mode[[:space:]=]cluster[[:space:]] ]]; then exec "${submit[@]}"; fi
 
 # Spark's JVM is the parent of our Python and ends everything at the first signal it meets. So it gets a process group of
