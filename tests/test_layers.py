@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "cli.", "demo", "devservices."},
     "assembly": {
-        "ingest", "skipping",
+        "ingest", "skipping", "versions",
         "speed", "batch", "published", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
         "standing", "status", "report.", "service.", "maintain", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },

@@ -10,7 +10,7 @@ from functools import partial
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import catalog, evidence, late, lineage
+from pipeline import catalog, evidence, late, lineage, versions
 from pipeline.console import step
 from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
@@ -41,7 +41,8 @@ def run(
     """
     spark = session(settings)
     log = snapshot(spark, settings)
-    known = catalog.views(settings)
+    known = versions.live_views(spark, settings)
+    versions.require_same_definition(settings, [known[name] for name in views or known])
     until = until or _newest_event_time(spark, settings, log) - _LATENESS
 
     def publish(name: str) -> None:
@@ -61,7 +62,7 @@ def _told(settings: Settings, view: View, log: Snapshot) -> AbstractContextManag
     root, kinds = settings.lake.root, catalog.kinds(settings)
     names = [kinds[kind].table for kind in view.inputs]
     inputs = [lineage.table(table_path(root, name), log.versions[name]) for name in names]
-    outputs = [lineage.table(view_path(root, view.name, "batch", view.version))]
+    outputs = [lineage.table(view_path(root, view.name, "batch", view.label))]
     return lineage.told(settings, f"batch {view.name}", inputs=inputs, outputs=outputs)
 
 
@@ -103,7 +104,7 @@ def _publish(
     spark: SparkSession, settings: Settings, view: View, *, log: Snapshot, until: datetime, origin: Origin
 ) -> None:
     begun_at = datetime.now(timezone.utc)
-    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    path = view_path(settings.lake.root, view.name, "batch", view.label)
     create_table(spark, path, view.schema, properties=KEPT_HISTORY)
     failpoint("batch: table made")
     horizon = view.horizon(until) if view.horizon else None

@@ -23,6 +23,7 @@ PipelineError                     70
     ├── AlreadyRunning             4   another process runs the query
     ├── CheckpointDamaged          4   a part of the checkpoint is gone or cannot be read
     ├── CheckpointMismatch         4   the checkpoint and a table do not belong together
+    ├── DefinitionChanged          4   the live version of a view was made by another definition
     ├── DiskFull                   4
     ├── OffsetsLost                4   Kafka no longer holds what is to be read next
     ├── PlanChanged                4   the query is not the one that made the checkpoint
@@ -48,6 +49,7 @@ __all__ = [
     "ConfigurationError",
     "DataContractError",
     "DataTestsFailed",
+    "DefinitionChanged",
     "DependencyError",
     "DiskFull",
     "InvalidEvent",
@@ -251,6 +253,16 @@ class CheckpointMismatch(RefusedToStart):
         self.query = query
         self.table = table
         self.checkpoint = checkpoint
+
+
+class DefinitionChanged(RefusedToStart):
+    """The `live` version of `view` was made by another definition than `version`, which the code has."""
+
+    def __init__(self, message: str, *, view: str, live: str, version: int) -> None:
+        super().__init__(message)
+        self.view = view
+        self.live = live
+        self.version = version
 
 
 class DiskFull(RefusedToStart):

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipeline import catalog, late, ledger
+from pipeline import catalog, late, ledger, versions
 from pipeline.console import step
 from pipeline.contracts import RECORD_ADDRESS, RECORD_IDENTITY, REPAIRED
 from pipeline.delta_log import version_of_batch
@@ -62,7 +62,7 @@ def collect(spark: SparkSession, settings: Settings) -> Evidence:
     root = settings.lake.root
     log = snapshot(spark, settings)
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
-    finished, views = {}, catalog.views(settings).values()
+    finished, views = {}, versions.live_views(spark, settings).values()
     tables = catalog.typed_tables(settings)
     for view in views:
         newest = ledger.catch_up(spark, root, view.query, tables=tables)
@@ -108,7 +108,7 @@ def speed_table(
     spark: SparkSession, settings: Settings, view: View, found: Evidence
 ) -> tuple[str, int] | None:
     """Path and version of the speed table as the newest judged batch left it."""
-    path = view_path(settings.lake.root, view.name, "speed", view.version)
+    path = view_path(settings.lake.root, view.name, "speed", view.label)
     scope = found.scopes.get(view.name)
     if scope is None:
         return None
@@ -139,7 +139,7 @@ def counted(
 ) -> dict[str, late.Counted]:
     """What the published batch forms of these views count, of those that a horizon cuts."""
     forms = {}
-    known, kinds = catalog.views(settings), catalog.kinds(settings)
+    known, kinds = versions.live_views(spark, settings), catalog.kinds(settings)
     for name in views:
         form, inputs = published(spark, settings, known[name]), known[name].inputs
         if form is None or form.horizon is None:

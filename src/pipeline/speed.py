@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, checkpoints, ledger, lineage
+from pipeline import catalog, checkpoints, ledger, lineage, versions
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
@@ -22,7 +22,7 @@ from pipeline.sinks import Transaction, append, create_table, replace, upsert
 from pipeline.sources import kafka_topics, read_version, stream_events
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
-from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
+from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, local_path, table_path, view_path
 from pipeline.views import View, best_of_each_key
 
 __all__ = ["run", "start_view"]
@@ -42,8 +42,10 @@ class _Seed:
 
 def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     """Run the views (all by default) in one session until stopped, or with `once` until what is there has been read."""
-    known = catalog.views(settings)
+    is_local = local_path(settings.lake.root) is not None
+    known = versions.live_views(None if is_local else session(settings), settings)
     chosen = [known[name] for name in views or known]
+    versions.require_same_definition(settings, chosen)
     if settings.speed.source == "kafka" or any(view.name == WORD_COUNTS for view in chosen):
         require_topics(
             settings.kafka.bootstrap_servers, _topics(settings, chosen), options=settings.kafka.options
@@ -54,7 +56,7 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
         stop = held.enter_context(stop_requests())
         held.enter_context(_told(settings, chosen))
         for view in chosen:
-            table = view_path(root, view.name, "speed", view.version)
+            table = view_path(root, view.name, "speed", view.label)
             topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
             ledger.catch_up(spark, root, view.query, tables=catalog.typed_tables(settings))
@@ -77,7 +79,7 @@ def _told(settings: Settings, views: Sequence[View]) -> AbstractContextManager[N
         inputs = [lineage.topic(settings.kafka.bootstrap_servers, name) for name in topics]
     else:
         inputs = [lineage.table(table_path(root, kinds[kind].table)) for kind in read]
-    outputs = [lineage.table(view_path(root, view.name, "speed", view.version)) for view in views]
+    outputs = [lineage.table(view_path(root, view.name, "speed", view.label)) for view in views]
     return lineage.told(settings, "speed", inputs=inputs, outputs=outputs)
 
 
@@ -96,7 +98,7 @@ def _start_all(
 
 
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
-    table = view_path(settings.lake.root, view.name, "speed", view.version)
+    table = view_path(settings.lake.root, view.name, "speed", view.label)
     create_table(spark, table, view.schema, properties=KEPT_HISTORY if view.is_seeded else None)
     return start(
         _rows(spark, settings, view),
@@ -181,7 +183,7 @@ def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
     if newest is None:
         return _Seed(none, None)
     rows = read_version(spark, newest.path, newest.version).select(*view.schema.names)
-    table = view_path(settings.lake.root, view.name, "speed", view.version)
+    table = view_path(settings.lake.root, view.name, "speed", view.label)
     replace(rows, table, metadata=facts_of(newest.horizon, newest.log, seed_version=newest.version))
     failpoint("seed: copied")
     return _Seed(rows, newest.horizon)

@@ -21,7 +21,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipeline import catalog, checkpoints, files, kafka_offsets, ledger
+from pipeline import catalog, checkpoints, files, kafka_offsets, ledger, versions
 from pipeline.checkpoints import MicroBatch
 from pipeline.delta_log import commit, commits, newest_version
 from pipeline.errors import CheckpointDamaged, KafkaUnreachable
@@ -54,12 +54,12 @@ class Query:
     def table(self, root: str) -> str:
         """The table whose commits say how many rows it has written."""
         view = self.view
-        return view_path(root, view.name, "speed", view.version) if view else table_path(root, RAW_EVENTS)
+        return view_path(root, view.name, "speed", view.label) if view else table_path(root, RAW_EVENTS)
 
 
-def queries(settings: Settings) -> list[Query]:
-    """Ingest, and the query of each view."""
-    kinds, views = catalog.kinds(settings), catalog.views(settings).values()
+def queries(spark: SparkSession | None, settings: Settings) -> list[Query]:
+    """Ingest, and the query of each view's live version."""
+    kinds, views = catalog.kinds(settings), versions.live_views(spark, settings).values()
     of_views = [Query(view.query, {kind: kinds[kind] for kind in view.inputs}, view) for view in views]
     return [Query(ledger.INGEST, kinds), *of_views]
 
@@ -188,7 +188,7 @@ def standing(
 def _all_ends(spark: SparkSession | None, settings: Settings) -> dict[str, Mapping[Partition, int]]:
     """Where each query goes on; one whose checkpoint is damaged says so when it is looked at."""
     found: dict[str, Mapping[Partition, int]] = {}
-    for query in queries(settings):
+    for query in queries(spark, settings):
         with suppress(CheckpointDamaged):
             offsets = checkpoints.next_offsets(spark, checkpoint_path(settings.lake.root, query.name))
             found[query.name] = {(topic, partition): offset for topic, partition, offset in offsets}

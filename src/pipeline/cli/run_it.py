@@ -117,21 +117,22 @@ def _stop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _stop(settings: Settings, arguments: Arguments) -> int:
-    from pipeline import catalog, console, ingest, stopping
+    from pipeline import console, ingest, stopping, versions
     from pipeline.tables import local_path
 
-    known = {"ingest": ingest.QUERY, **{name: view.query for name, view in catalog.views(settings).items()}}
-    for name in arguments.queries:
-        if name not in known and name not in known.values():
-            raise unknown("query", name, sorted(known))
     spark = None
     if local_path(settings.lake.root) is None:
         from pipeline.session import session
 
         spark = session(settings)
     root = settings.lake.root
-    asked = [known.get(name, name) for name in arguments.queries]
+    live = versions.live_views(spark, settings)
+    known = {"ingest": ingest.QUERY, **{name: view.query for name, view in live.items()}}
     running = stopping.running_queries(root, spark=spark)
+    for name in arguments.queries:
+        if name not in known and name not in (*known.values(), *running):
+            raise unknown("query", name, sorted(known))
+    asked = [known.get(name, name) for name in arguments.queries]
     stopped = [query for query in running if not asked or query in asked]
     if not stopped:
         console.write_lines([f"{'None of these' if asked else 'No query'} is running on the lake {root}."])

@@ -11,7 +11,7 @@ from pathlib import Path
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import catalog, evidence, late
+from pipeline import evidence, late, versions
 from pipeline.console import step
 from pipeline.errors import RefusedToStart
 from pipeline.evidence import Evidence, speed_table
@@ -62,7 +62,8 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
     `report` is the Markdown file, by default `reconciliation.md` in a lake on this machine. Raises RefusedToStart where
     a layer has no table yet.
     """
-    spark, known = session(settings), catalog.views(settings)
+    spark = session(settings)
+    known = versions.live_views(spark, settings)
     with step("late events"):
         found = evidence.collect(spark, settings)
         if found.scopes:
