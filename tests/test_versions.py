@@ -15,9 +15,13 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from lake import at
 from pipeline import querying, versions
+from pipeline.cli import main
+from pipeline.delta_log import newest_version
 from pipeline.errors import DefinitionChanged
+from pipeline.service.answers import Answers
+from pipeline.service.questions import asked
 from pipeline.settings import Settings
-from pipeline.tables import view_path
+from pipeline.tables import VIEW_VERSIONS, table_path, view_path
 from pipeline.versions import Line, Made
 from pipeline.views import VIEWS
 
@@ -106,3 +110,39 @@ def test_a_new_definition_is_not_live_where_an_earlier_one_alone_has_tables(
     assert (refused.value.view, refused.value.live, refused.value.version) == (SPEND.name, "1", 2)
     put(here, "2", "2.00")
     assert versions.live_views(None, here)[SPEND.name].label == "2"
+
+
+def test_a_rollback_is_one_commit_and_needs_no_spark(
+    here: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.promotion.session", lambda _: pytest.fail("no Spark for this"))
+    put(here, "1", "1.00")
+    put(here, "1r1", "2.00")
+    begin(here)
+    switch(here, SECOND, FIRST)
+    at_root = ["--set", f"lake.root={here.lake.root}"]
+    table = table_path(here.lake.root, VIEW_VERSIONS)
+    before = newest_version(None, table)
+    assert before is not None
+    assert main(["rollback", SPEND.name, *at_root]) == 0
+    assert newest_version(None, table) == before + 1
+    assert spent(here) == {Decimal("1.00")}
+    assert versions.read(None, here).next(SPEND) == SECOND.of(SPEND)
+    assert main(["rollback", SPEND.name, *at_root]) == 4
+    assert "nothing to go back to" in capsys.readouterr().err
+
+
+def test_a_promotion_asks_somebody_or_nobody(here: Settings) -> None:
+    assert main(["promote", SPEND.name, "--set", f"lake.root={here.lake.root}"]) == 2
+
+
+def test_a_page_stays_with_its_version(here: Settings) -> None:
+    put(here, "1", "1.00")
+    put(here, "1r1", "2.00")
+    begin(here)
+    first = asked(SPEND, [("limit", "2")], max_rows=100)
+    cursor = Answers(here).answer(first).next_page
+    switch(here, SECOND, FIRST)
+    second = asked(SPEND, [("limit", "2"), ("cursor", str(cursor))], max_rows=100)
+    (row,) = Answers(here).answer(second).rows
+    assert Decimal("1.00") in row

@@ -23,7 +23,7 @@ from pipeline.sources import read_version
 from pipeline.tables import table_path, view_path
 from pipeline.views import View, best_of_each_key, settled
 
-__all__ = ["batch_rows", "run"]
+__all__ = ["batch_rows", "publish", "run"]
 
 _LATENESS = timedelta(minutes=LATENESS_MINUTES)
 
@@ -40,22 +40,31 @@ def run(
     `until` is by default the newest event time in the log minus 10 minutes. Raises RefusedToStart when there is no log.
     """
     spark = session(settings)
-    log = snapshot(spark, settings)
     known = versions.live_views(spark, settings)
-    versions.require_same_definition(settings, [known[name] for name in views or known])
-    until = until or _newest_event_time(spark, settings, log) - _LATENESS
-
-    def publish(name: str) -> None:
-        with step(f"batch {name}"), _told(settings, known[name], log):
-            _publish(spark, settings, known[name], log=log, until=until, origin=source)
-
-    side_by_side(spark, [partial(publish, name) for name in views or known])
+    chosen = [known[name] for name in views or known]
+    versions.require_same_definition(settings, chosen)
+    publish(settings, chosen, until=until, source=source)
     found = evidence.collect(spark, settings)
     if found.scopes:
         with step("late events: which are counted now"):
             evidence.enter_late_events(spark, settings, found)
             counted = evidence.counted(spark, settings, found, views=views or [*known])
             late.heal(spark, settings.lake.root, counted=counted)
+
+
+def publish(
+    settings: Settings, views: Sequence[View], *, until: datetime | None = None, source: Origin = "typed"
+) -> None:
+    """As `run`, just these versions of views."""
+    spark = session(settings)
+    log = snapshot(spark, settings)
+    until = until or _newest_event_time(spark, settings, log) - _LATENESS
+
+    def publish_one(view: View) -> None:
+        with step(f"batch {view.name}"), _told(settings, view, log):
+            _publish(spark, settings, view, log=log, until=until, origin=source)
+
+    side_by_side(spark, [partial(publish_one, view) for view in views])
 
 
 def _told(settings: Settings, view: View, log: Snapshot) -> AbstractContextManager[None]:

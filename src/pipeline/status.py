@@ -24,6 +24,7 @@ from pipeline.contracts import (
 )
 from pipeline.delta_log import commit
 from pipeline.errors import LakeUnreachable
+from pipeline.feeds import feed_of
 from pipeline.ledger import INGEST
 from pipeline.published import published
 from pipeline.reading import LocalTables, Size, SparkTables, Tables
@@ -187,12 +188,14 @@ def _require_lake(spark: SparkSession | None, root: str) -> None:
 
 
 def _sizes(tables: Tables, settings: Settings, views: Sequence[View]) -> dict[str, tuple[str, Size]]:
-    """Path and size by name of all tables that there are; a view's by `<view>.speed` and `<view>.batch`."""
+    """Path and size by name of all tables that there are; a view's by `<view>.speed` and `<view>.batch`, its feed by `<view>.feed`."""
     root = settings.lake.root
     paths = {name: table_path(root, name) for name in catalog.schemas(settings)}
     for view in views:
         paths[f"{view.name}.speed"] = view_path(root, view.name, "speed", view.label)
         paths[f"{view.name}.batch"] = view_path(root, view.name, "batch", view.label)
+        feed = feed_of(root, view)
+        paths |= {f"{view.name}.feed": feed} if feed else {}
     found = {name: (path, tables.size(path)) for name, path in paths.items()}
     return {name: (path, size) for name, (path, size) in found.items() if size is not None}
 
@@ -380,7 +383,9 @@ def _with_events(
     """With what the log says: late events, the newest event, and what the watermark waits for."""
     if query.view is None:
         return known
-    events, not_healed = (None, None) if late is None else late.get(query.view.name, (0, 0))
+    events, not_healed = (
+        (None, None) if late is None or query.is_beside else late.get(query.view.name, (0, 0))
+    )
     times = {one: _newest_of(one, newest) for one in query.view.reads if one.kind != TEXT_LINES}
     # The query may be ahead of the log: its watermark tells that it has met a newer event.
     met = [time for time in (*times.values(), known.watermark and known.watermark + _LATENESS) if time]

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 Layer = Literal["speed", "batch"]
+_Part = Literal["speed", "batch", "feed", "history"]
 
 RAW_EVENTS = "raw_events"
 ORDER_EVENTS = "order_events"
@@ -254,7 +255,7 @@ def table_path(root: str, name: str) -> str:
     return f"{root}/{name}"
 
 
-def view_path(root: str, view: str, layer: Layer, version: int | str) -> str:
+def view_path(root: str, view: str, layer: _Part, version: int | str) -> str:
     """`version` is the view's label."""
     return f"{root}/views/{view}/v{version}/{layer}"
 

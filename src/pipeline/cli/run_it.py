@@ -63,6 +63,11 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
         "--from", dest="source", choices=("typed", "raw"), default="typed",
         help="the accepted events as they were typed (default), or decoded again from the raw bytes",
     )  # fmt: skip
+    parser.add_argument(
+        "--shadow",
+        action="store_true",
+        help="into a version beside the live one, which readers do not see yet",
+    )
 
 
 def _batch(settings: Settings, arguments: Arguments) -> None:
@@ -70,7 +75,13 @@ def _batch(settings: Settings, arguments: Arguments) -> None:
     until = None if arguments.until is None else instant(arguments.until, option="--until")
     from pipeline import batch
 
-    batch.run(settings, views=views, until=until, source=arguments.source)
+    if arguments.shadow:
+        from pipeline import promotion
+
+        beside = promotion.batch_beside(settings, views)
+        batch.publish(settings, beside, until=until, source=arguments.source)
+    else:
+        batch.run(settings, views=views, until=until, source=arguments.source)
 
 
 def _etl_options(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from pipeline.sources import read_version
 from pipeline.tables import RECONCILIATION, SCHEMAS, local_path, table_path
 from pipeline.views import View
 
-__all__ = ["Agreement", "run"]
+__all__ = ["Agreement", "compare", "run"]
 
 
 _EXAMPLES = 20
@@ -71,7 +71,7 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
 
     def agreement(name: str) -> Agreement:
         with step(f"reconcile {name}"):
-            return _agreement(spark, settings, known[name], found)
+            return _agreement(spark, settings, known[name], found, batch_of=known[name])
 
     agreements = side_by_side(spark, [partial(agreement, name) for name in views or known])
     missed = late.recorded(spark, settings.lake.root).groupBy("query").count().collect()
@@ -81,8 +81,27 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
     return agreements
 
 
-def _agreement(spark: SparkSession, settings: Settings, view: View, found: Evidence) -> Agreement:
-    newest = batch_table(spark, settings, view)
+def compare(settings: Settings, *, new: View, live: View) -> tuple[Agreement, Agreement | None]:
+    """Of a version beside the live one: its batch form against its own speed form, and against that of the live version (None
+    where there is none), as `run` compares them. Nothing of it is kept.
+    """
+    spark = session(settings)
+    with step(f"compare {new.name}: {new.label} batch with speed"):
+        own = _agreement(
+            spark, settings, new, evidence.collect(spark, settings, versions_of=[new]), batch_of=new
+        )
+    found = evidence.collect(spark, settings, versions_of=[live])
+    if live.name not in found.scopes:
+        return own, None
+    with step(f"compare {new.name}: {new.label} with {live.label}"):
+        return own, _agreement(spark, settings, live, found, batch_of=new)
+
+
+def _agreement(
+    spark: SparkSession, settings: Settings, view: View, found: Evidence, *, batch_of: View
+) -> Agreement:
+    """The batch form of one version against the speed form of `view`, another one or the same."""
+    newest = batch_table(spark, settings, batch_of)
     speed = speed_table(spark, settings, view, found)
     if newest is None or speed is None:
         layer = "batch" if newest is None else "speed"
