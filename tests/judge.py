@@ -42,11 +42,14 @@ def ledger(spark: SparkSession, here: Settings) -> list[Any]:
     return spark.read.format("delta").load(table_path(here.lake.root, BATCH_LEDGER)).collect()
 
 
-def late_identities(entries: Iterable[Any], here: Settings, name: str, log: AcceptedLog) -> set[object]:
-    """The identities of which every copy came at or before the watermark of the batch that read it."""
+def late_identities(
+    entries: Iterable[Any], here: Settings, name: str, log: AcceptedLog, *, query: str | None = None
+) -> set[object]:
+    """The identities of which every copy came at or before the watermark of the batch that read it (of the view's `query`)."""
+    query = query or VIEWS[name].query
     verdicts: dict[object, bool] = {}
     for source, what in enumerate(SOURCES[name]):
-        mine = [entry for entry in entries if entry.query == VIEWS[name].query and entry.source == source]
+        mine = [entry for entry in entries if entry.query == query and entry.source == source]
         places = log.products if what == "product" else log.orders
         topic = here.kafka.topics.products if what == "product" else here.kafka.topics.orders
         for placed in places:

@@ -7,6 +7,7 @@ speed layer must then hold is what the reference computes over all the others.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -66,6 +67,16 @@ def plans() -> st.SearchStrategy[Plan]:
     return st.builds(
         _plan, st.lists(event, min_size=30, max_size=60), cut=st.integers(5, 20), batches=st.integers(2, 4)
     )
+
+
+def plan_of(rng: random.Random) -> Plan:
+    """A plan as hypothesis makes them."""
+    kinds = ["created", "created", "created", "cancelled", "product", "again"]
+    delays = [0, 0, 0, 0, 1, 4, 8, 25, 300]
+    events = [
+        (rng.choice(kinds), rng.randint(0, 9), rng.choice(delays), rng.randint(0, 1)) for _ in range(45)
+    ]
+    return _plan(events, cut=10, batches=3)
 
 
 def _plan(events: list[tuple[str, int, int, int]], *, cut: int, batches: int) -> Plan:

@@ -19,12 +19,12 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "cli.", "demo", "devservices."},
     "assembly": {
-        "ingest", "skipping", "starting",
+        "ingest", "skipping", "starting", "versions", "feeding", "promotion", "kept_state",
         "speed", "batch", "published", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
         "standing", "status", "report.", "service.", "maintain", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {
-        "catalog", "sources", "sinks", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
+        "catalog", "sources", "sinks", "feeds", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
         "alerts", "problems", "slack", "guards", "leases", "jvm", "kafka_topics", "kafka_offsets", "kafka_login", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
         "warehouse", "reading", "local_lake", "rendering",
     },

@@ -10,7 +10,7 @@ from functools import partial
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import catalog, evidence, late, lineage
+from pipeline import catalog, evidence, late, lineage, versions
 from pipeline.console import step
 from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
@@ -24,7 +24,7 @@ from pipeline.starting import session
 from pipeline.tables import table_path, view_path
 from pipeline.views import View, best_of_each_key, settled
 
-__all__ = ["batch_rows", "run"]
+__all__ = ["batch_rows", "publish", "run"]
 
 _LATENESS = timedelta(minutes=LATENESS_MINUTES)
 
@@ -41,15 +41,10 @@ def run(
     `until` is by default the newest event time in the log minus 10 minutes. Raises RefusedToStart when there is no log.
     """
     spark = session(settings)
-    log = snapshot(spark, settings)
-    known = catalog.views(settings)
-    until = until or _newest_event_time(spark, settings, log) - _LATENESS
-
-    def publish(name: str) -> None:
-        with step(f"batch {name}"), _told(settings, known[name], log):
-            _publish(spark, settings, known[name], log=log, until=until, origin=source)
-
-    side_by_side(spark, [partial(publish, name) for name in views or known])
+    known = versions.live_views(spark, settings)
+    chosen = [known[name] for name in views or known]
+    versions.require_same_definition(settings, chosen)
+    publish(settings, chosen, until=until, source=source)
     found = evidence.collect(spark, settings)
     if found.scopes:
         with step("late events: which are counted now"):
@@ -58,11 +53,26 @@ def run(
             late.heal(spark, settings.lake.root, counted=counted)
 
 
+def publish(
+    settings: Settings, views: Sequence[View], *, until: datetime | None = None, source: Origin = "typed"
+) -> None:
+    """As `run`, just these versions of views."""
+    spark = session(settings)
+    log = snapshot(spark, settings)
+    until = until or _newest_event_time(spark, settings, log) - _LATENESS
+
+    def publish_one(view: View) -> None:
+        with step(f"batch {view.name}"), _told(settings, view, log):
+            _publish(spark, settings, view, log=log, until=until, origin=source)
+
+    side_by_side(spark, [partial(publish_one, view) for view in views])
+
+
 def _told(settings: Settings, view: View, log: Snapshot) -> AbstractContextManager[None]:
     root, kinds = settings.lake.root, catalog.kinds(settings)
     names = [kinds[kind].table for kind in view.inputs]
     inputs = [lineage.table(table_path(root, name), log.versions[name]) for name in names]
-    outputs = [lineage.table(view_path(root, view.name, "batch", view.version))]
+    outputs = [lineage.table(view_path(root, view.name, "batch", view.label))]
     return lineage.told(settings, f"batch {view.name}", inputs=inputs, outputs=outputs)
 
 
@@ -104,7 +114,7 @@ def _publish(
     spark: SparkSession, settings: Settings, view: View, *, log: Snapshot, until: datetime, origin: Origin
 ) -> None:
     begun_at = datetime.now(timezone.utc)
-    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    path = view_path(settings.lake.root, view.name, "batch", view.label)
     create_table(spark, path, view.schema, properties=KEPT_HISTORY)
     failpoint("batch: table made")
     horizon = view.horizon(until) if view.horizon else None

@@ -24,6 +24,7 @@ PipelineError                     70
     ├── AlreadyRunning             4   another process runs the query
     ├── CheckpointDamaged          4   a part of the checkpoint is gone or cannot be read
     ├── CheckpointMismatch         4   the checkpoint and a table do not belong together
+    ├── DefinitionChanged          4   the live version of a view was made by another definition
     ├── DiskFull                   4
     ├── LeaseLost                  4   another process took our lock on an object store for dead
     ├── OffsetsLost                4   Kafka no longer holds what is to be read next
@@ -50,6 +51,7 @@ __all__ = [
     "ConfigurationError",
     "DataContractError",
     "DataTestsFailed",
+    "DefinitionChanged",
     "DependencyError",
     "DiskFull",
     "InvalidEvent",
@@ -259,6 +261,16 @@ class CheckpointMismatch(RefusedToStart):
         self.query = query
         self.table = table
         self.checkpoint = checkpoint
+
+
+class DefinitionChanged(RefusedToStart):
+    """The `live` version of `view` was made by another definition than `version`, which the code has."""
+
+    def __init__(self, message: str, *, view: str, live: str, version: int) -> None:
+        super().__init__(message)
+        self.view = view
+        self.live = live
+        self.version = version
 
 
 class DiskFull(RefusedToStart):

@@ -11,10 +11,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipeline import catalog, late, ledger
+from pipeline import catalog, late, ledger, versions
 from pipeline.console import step
 from pipeline.contracts import RECORD_ADDRESS, RECORD_IDENTITY, REPAIRED
 from pipeline.delta_log import version_of_batch
+from pipeline.feeds import feed_of
 from pipeline.published import Snapshot, events_of, published, seed_of, snapshot
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, create_table
@@ -45,7 +46,8 @@ __all__ = [
 class Evidence:
     """What the speed queries are judged by, as of one moment: the log, the ledger's entries, and how far each query is judged.
 
-    `scopes` are by view, of those whose query has begun; `repaired` are the addresses of repaired dead letters.
+    `scopes` are by view, of those whose query has begun; `repaired` are the addresses of repaired dead letters, with `met_by`: the views
+    whose query has read it all the same, in the history of a feed.
     """
 
     log: Snapshot
@@ -53,19 +55,25 @@ class Evidence:
     scopes: Mapping[str, late.Scope]
     repaired: DataFrame
 
+    def repaired_for(self, view: str) -> DataFrame:
+        """The addresses of those that were dead when the view's query read them."""
+        return self.repaired.where(~F.array_contains("met_by", view)).select(*RECORD_IDENTITY)
 
-def collect(spark: SparkSession, settings: Settings) -> Evidence:
-    """What is known by now, with the finished batches of every query entered in the ledger.
+
+def collect(
+    spark: SparkSession, settings: Settings, *, versions_of: Sequence[View] | None = None
+) -> Evidence:
+    """What is known by now of the live versions (or these), with the finished batches of every query entered in the ledger.
 
     The log is read after the ledger, so that it holds all that the ledger's entries of ingest name.
     """
     root = settings.lake.root
     log = snapshot(spark, settings)
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
-    finished, views = {}, catalog.views(settings).values()
+    finished, views = {}, versions_of or [*versions.live_views(spark, settings).values()]
     tables = catalog.typed_tables(settings)
     for view in views:
-        newest = ledger.catch_up(spark, root, view.query, tables=tables)
+        newest = ledger.catch_up(spark, root, view.query, tables=tables, feed=feed_of(root, view))
         if newest is not None:
             finished[view.query] = newest
     generations = ledger.generations(spark, root, [ledger.INGEST, *finished])
@@ -78,7 +86,9 @@ def collect(spark: SparkSession, settings: Settings) -> Evidence:
             counts_from = seed.horizon if seed else None
             scopes[view.name] = late.Scope(view, generations[view.query], judged[view.query], counts_from)
     log = snapshot(spark, settings) if scopes else log
-    return Evidence(log, entries, scopes, _repaired(spark, settings))
+    return Evidence(
+        log, entries, scopes, _repaired(spark, settings, [scope.view for scope in scopes.values()])
+    )
 
 
 def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) -> None:
@@ -108,7 +118,7 @@ def speed_table(
     spark: SparkSession, settings: Settings, view: View, found: Evidence
 ) -> tuple[str, int] | None:
     """Path and version of the speed table as the newest judged batch left it."""
-    path = view_path(settings.lake.root, view.name, "speed", view.version)
+    path = view_path(settings.lake.root, view.name, "speed", view.label)
     scope = found.scopes.get(view.name)
     if scope is None:
         return None
@@ -120,18 +130,24 @@ def speed_table(
 def identified_events(
     spark: SparkSession, settings: Settings, found: Evidence, *, with_text: bool = False
 ) -> DataFrame:
-    """The events that were accepted as they came, in the form of `late.identified`."""
+    """The events, in the form of `late.identified`; of repaired ones those that a query has met all the same."""
     parts = [
-        late.identified(unrepaired(events_of(spark, settings, kind.name, log=found.log), found), kind)
+        late.identified(_met(events_of(spark, settings, kind.name, log=found.log), found), kind)
         for kind in catalog.kinds(settings).values()
         if with_text or not kind.is_text
     ]
     return reduce(DataFrame.unionByName, parts)
 
 
-def unrepaired(events: DataFrame, found: Evidence) -> DataFrame:
-    """The events that were accepted as they came: a repaired one was dead when the queries read it."""
-    return events.join(F.broadcast(found.repaired), on=[*RECORD_IDENTITY], how="left_anti")
+def unrepaired(events: DataFrame, found: Evidence, *, view: str) -> DataFrame:
+    """The events that were accepted when the view's query read them: a repaired one was dead."""
+    return events.join(F.broadcast(found.repaired_for(view)), on=[*RECORD_IDENTITY], how="left_anti")
+
+
+def _met(events: DataFrame, found: Evidence) -> DataFrame:
+    """The events, each with `met_by`: null where it was accepted as it came, so that every query has met it."""
+    joined = events.join(F.broadcast(found.repaired), on=[*RECORD_IDENTITY], how="left")
+    return joined.where(F.col("met_by").isNull() | (F.size("met_by") > 0))
 
 
 def counted(
@@ -139,7 +155,7 @@ def counted(
 ) -> dict[str, late.Counted]:
     """What the published batch forms of these views count, of those that a horizon cuts."""
     forms = {}
-    known, kinds = catalog.views(settings), catalog.kinds(settings)
+    known, kinds = versions.live_views(spark, settings), catalog.kinds(settings)
     for name in views:
         form, inputs = published(spark, settings, known[name]), known[name].inputs
         if form is None or form.horizon is None:
@@ -160,9 +176,30 @@ def _basis(found: Evidence) -> dict[str, Any]:
     return {"judged": scopes, "log": dict(found.log.versions)}
 
 
-def _repaired(spark: SparkSession, settings: Settings) -> DataFrame:
-    path = table_path(settings.lake.root, REPAIRS)
-    if table_version(spark, path) is None:
-        return spark.createDataFrame([], T.StructType([*RECORD_ADDRESS]))
-    repairs = spark.read.format("delta").load(path)
-    return repairs.where(F.col("status") == REPAIRED).select(*RECORD_IDENTITY)
+def _repaired(spark: SparkSession, settings: Settings, views: Sequence[View]) -> DataFrame:
+    root = settings.lake.root
+    met_by = T.StructField("met_by", T.ArrayType(T.StringType()))
+    if table_version(spark, table_path(root, REPAIRS)) is None:
+        return spark.createDataFrame([], T.StructType([*RECORD_ADDRESS, met_by]))
+    repairs = spark.read.format("delta").load(table_path(root, REPAIRS))
+    repaired = repairs.where(F.col("status") == REPAIRED).select(*RECORD_IDENTITY)
+    met = [
+        _in_feed(spark, feed, kind)
+        .join(F.broadcast(repaired), on=[*RECORD_IDENTITY], how="left_semi")
+        .withColumn("view", F.lit(view.name))
+        for view in views
+        if (feed := feed_of(root, view))
+        for kind in view.inputs
+    ]
+    if not met:
+        return repaired.withColumn("met_by", F.array().cast("array<string>"))
+    by_address = (
+        reduce(DataFrame.union, met).groupBy(*RECORD_IDENTITY).agg(F.collect_set("view").alias("met_by"))
+    )
+    joined = repaired.join(F.broadcast(by_address), on=[*RECORD_IDENTITY], how="left")
+    return joined.withColumn("met_by", F.coalesce("met_by", F.array().cast("array<string>")))
+
+
+def _in_feed(spark: SparkSession, feed: str, kind: str) -> DataFrame:
+    events = spark.read.format("delta").load(feed).where(F.col("kind") == kind)
+    return events.select(*[f"`{kind}`.{name}" for name in RECORD_IDENTITY])

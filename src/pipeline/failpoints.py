@@ -21,6 +21,9 @@ POINTS = (
     "speed: in the ledger",
     "seed: copied",
     "ledger: read from the checkpoint",
+    "replay: history in order",  # beside the feed, which begins next
+    "replay: a slice",  # of the history is in the feed
+    "replay: feed extended",  # by what ingest has read since
     "batch: table made",
     "batch: replaced",
     "etl: extracted",

@@ -93,7 +93,7 @@ def is_in_time() -> Column:
 
 
 def identified(events: DataFrame, kind: Kind) -> DataFrame:
-    """One row per event: event_type (null where its kind has none), key (its identity without the time), event_time, its address.
+    """One row per event: event_type (null where its kind has none), key (its identity without the time), event_time, met_by, its address.
 
     Every line of text is an event of its own, without a time.
     """
@@ -105,7 +105,7 @@ def identified(events: DataFrame, kind: Kind) -> DataFrame:
     else:
         key = F.col(kind.key)
     return events.select(
-        event_type.alias("event_type"), key.alias("key"), time.alias("event_time"), *_ADDRESS
+        event_type.alias("event_type"), key.alias("key"), time.alias("event_time"), "met_by", *_ADDRESS
     )
 
 
@@ -149,7 +149,8 @@ def is_wanted() -> Column:
     """Of an event beside what `readings` says of a source that has read it."""
     is_of_type = F.col("wanted_type").isNull() | (F.col("event_type") == F.col("wanted_type"))
     is_of_time = F.col("counts_from").isNull() | (F.col("event_time") >= F.col("counts_from"))
-    return is_of_type & is_of_time
+    is_met = F.col("met_by").isNull() | F.array_contains("met_by", F.col("query"))
+    return is_of_type & is_of_time & is_met
 
 
 def enter(

@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 from pipeline import checkpoints
 from pipeline.checkpoints import LogRange, MicroBatch, OffsetRange
 from pipeline.contracts import ACCEPTED, DEAD, FATES, TOMBSTONE
-from pipeline.delta_log import newest_transaction, table_id, transactions
+from pipeline.delta_log import newest_transaction, newest_version, table_id, transactions
 from pipeline.failpoints import failpoint
+from pipeline.feeds import facts_at
 from pipeline.sinks import Transaction, append, commit_lock
 from pipeline.tables import (
     BATCH_LEDGER,
@@ -35,7 +36,9 @@ __all__ = [
     "fates",
     "generations",
     "judged",
+    "newest_batch",
     "record",
+    "spans_of_ingest",
     "with_batch",
     "within",
 ]
@@ -63,10 +66,12 @@ def record(
     _enter(spark, root, rows, transaction=transaction)
 
 
-def catch_up(spark: SparkSession, root: str, query: str, *, tables: Sequence[str]) -> int | None:
+def catch_up(
+    spark: SparkSession, root: str, query: str, *, tables: Sequence[str], feed: str | None = None
+) -> int | None:
     """Enter the finished batches of a speed query that the ledger does not have yet; the newest that it has then.
 
-    `tables` are those of accepted events, of which a query that reads the log reads.
+    `tables` are those of accepted events, of which a query that reads the log reads; `feed` is what it reads in their place.
 
     Their checkpoint tells all there is to say, and Spark keeps the last 100 batches in it: a commit for each of them
     would only slow the query down. The fates stay null: the query reads what ingest has already judged.
@@ -86,13 +91,40 @@ def catch_up(spark: SparkSession, root: str, query: str, *, tables: Sequence[str
             return known
         rows: list[tuple[Any, ...]] = []
         for batch in checkpoints.finished_since(spark, checkpoint, known):
-            told = _in_kafka_offsets(spark, root, batch, taken, tables)
+            told = (
+                _of_feed(spark, root, batch, feed)
+                if feed
+                else _in_kafka_offsets(spark, root, batch, taken, tables)
+            )
             if told is None:
                 break
             rows, known = [*rows, *_entries(query, generation, told, None)], batch.batch_id
         failpoint("ledger: read from the checkpoint")
         _enter(spark, root, rows, transaction=Transaction(query, generation, known))
     return known
+
+
+def _of_feed(spark: SparkSession, root: str, batch: MicroBatch, feed: str) -> MicroBatch:
+    """The batch with what it read of the feed told as what ingest had read for it.
+
+    The history is in the order of event time, so its offsets are spread over its slices, and none of its events is late: the
+    batch that reads the last slice has all of it, behind no watermark.
+    """
+    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
+    ranges, watermark = [*batch.ranges], batch.late_watermark
+    for part in batch.log_ranges:
+        known = facts_at(spark, feed, part.after) if part.after is not None else None
+        now = facts_at(spark, feed, part.through)
+        if now is None or now.through is None:
+            continue
+        after = known.through if known is not None else None
+        if after is None:
+            watermark = None
+        spans = spans_of_ingest(
+            entries, now.generation, after=-1 if after is None else after, through=now.through
+        )
+        ranges += [OffsetRange(part.source, *place, *span) for place, span in spans.items()]
+    return replace(batch, ranges=tuple(ranges), late_watermark=watermark)
 
 
 def _in_kafka_offsets(
@@ -136,18 +168,31 @@ def _ingested_in(
     )
     after = before[1] if before is not None and before[0] == application else -1
     entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
-    is_ingest = (F.col("query") == INGEST) & (F.col("generation") == application.partition(":")[2])
-    is_inside = (F.col("batch_id") > after) & (F.col("batch_id") <= newest)
+    spans = spans_of_ingest(entries, application.partition(":")[2], after=after, through=newest)
+    return [OffsetRange(log_range.source, *place, *span) for place, span in spans.items()]
+
+
+def newest_batch(spark: SparkSession, root: str, query: str, generation: str) -> int | None:
+    """The newest batch of the query that has been entered; None where none has."""
+    path = table_path(root, BATCH_LEDGER)
+    if newest_version(spark, path) is None:
+        return None
+    return transactions(spark, path).get(Transaction(query, generation, 0).application)
+
+
+def spans_of_ingest(
+    ledger: DataFrame, generation: str, *, after: int, through: int
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """Which offsets ingest has read in its batches after `after` up to and with `through`, by topic partition, half-open."""
+    is_ingest = (F.col("query") == INGEST) & (F.col("generation") == generation)
+    is_inside = (F.col("batch_id") > after) & (F.col("batch_id") <= through)
     # One range for each partition: batches follow each other without a hole.
     spans = (
-        entries.where(is_ingest & is_inside)
+        ledger.where(is_ingest & is_inside)
         .groupBy("topic", "partition")
         .agg(F.min("first_offset").alias("first"), F.max("end_offset").alias("end"))
     )
-    return [
-        OffsetRange(log_range.source, row["topic"], row["partition"], row["first"], row["end"])
-        for row in spans.collect()
-    ]
+    return {(row["topic"], row["partition"]): (row["first"], row["end"]) for row in spans.collect()}
 
 
 def _entries(query: str, generation: str, batch: MicroBatch, counts: Fates | None) -> list[tuple[Any, ...]]:

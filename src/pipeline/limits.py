@@ -45,7 +45,7 @@ def lag(query: str, records: int, limits: Alerts) -> Finding:
 
 def findings(report: Report, limits: Alerts) -> Iterator[Finding]:
     """Whatever has a limit and can be judged now."""
-    for query in report.queries:
+    for query in (one for one in report.queries if not one.is_beside):  # a replay is behind while it lasts
         if limits.max_lag_records is not None and query.lag_records is not None:
             yield lag(query.query, query.lag_records, limits)
         if limits.max_lag_seconds is not None and query.lag_seconds is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from pipeline import catalog, serving
+from pipeline import catalog, serving, versions
 from pipeline.delta_log import newest_version
 from pipeline.errors import LakeUnreachable
 from pipeline.session import session
@@ -39,9 +39,9 @@ def open_lake(*overrides: str) -> tuple[SparkSession, Settings]:
     spark = session(settings)
     serving.register(spark, settings)
     tables = {name: table_path(root, name) for name in catalog.schemas(settings)}
-    for view in catalog.views(settings).values():
+    for view in versions.live_views(spark, settings).values():
         for layer in _LAYERS:
-            tables[f"{view.name}_{layer}"] = view_path(root, view.name, layer, view.version)
+            tables[f"{view.name}_{layer}"] = view_path(root, view.name, layer, view.label)
     for name, path in tables.items():
         version = newest_version(spark, path)
         if version is not None:

@@ -89,7 +89,7 @@ def published(
     version: int | None = None,
 ) -> Published | None:
     """What the newest batch run of the view has published, or had by `as_of`, or by a version; None before the first."""
-    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    path = view_path(settings.lake.root, view.name, "batch", view.label)
     newest = version
     if newest is None:
         newest = table_version(spark, path) if as_of is None else version_at(spark, path, as_of)
@@ -104,7 +104,7 @@ def seed_of(spark: SparkSession, settings: Settings, view: View) -> Published | 
     """
     if not view.is_seeded:
         return None
-    path = view_path(settings.lake.root, view.name, "speed", view.version)
+    path = view_path(settings.lake.root, view.name, "speed", view.label)
     newest = table_version(spark, path)
     seed = None
     for version in range(1, (newest or 0) + 1):

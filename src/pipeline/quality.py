@@ -11,7 +11,7 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
-from pipeline import catalog
+from pipeline import catalog, versions
 from pipeline.console import step
 from pipeline.delta_log import newest_version
 from pipeline.expectations import TableExpectations, load
@@ -65,7 +65,7 @@ def expectations_of(settings: Settings) -> dict[str, TableExpectations]:
 def _results(
     spark: SparkSession, settings: Settings, expected: TableExpectations, now: datetime
 ) -> list[Result]:
-    path = _path(settings, expected.table)
+    path = _path(spark, settings, expected.table)
     version = newest_version(spark, path)
     is_there = _presence(expected, version, now)
     if version is None:
@@ -74,9 +74,9 @@ def _results(
     return [is_there, *(_result(expected.table, version, verdict, now) for verdict in judged)]
 
 
-def _path(settings: Settings, name: str) -> str:
-    root, views = settings.lake.root, catalog.views(settings)
-    return view_path(root, name, "batch", views[name].version) if name in views else table_path(root, name)
+def _path(spark: SparkSession, settings: Settings, name: str) -> str:
+    root, views = settings.lake.root, versions.live_views(spark, settings)
+    return view_path(root, name, "batch", views[name].label) if name in views else table_path(root, name)
 
 
 def _presence(expected: TableExpectations, version: int | None, now: datetime) -> Result:

@@ -74,7 +74,7 @@ class State:
 
 def needed_views(view: View) -> tuple[View, ...]:
     """The views whose tables a served answer about this one takes rows from."""
-    return (view, _SPEND_VIEW) if view is _TOTALS_VIEW else (view,)
+    return (view, _SPEND_VIEW) if view.name == _TOTALS_VIEW.name else (view,)
 
 
 def columns_of(view: View, layer: Layer) -> list[str]:
@@ -105,7 +105,7 @@ def _served_sql(view: View, states: dict[str, State], relation: Callable[[Table]
     if all(state.batch is None and state.speed is None for state in used):
         raise _nothing_yet(view, "served")
     state = states[view.name]
-    if view is _TOTALS_VIEW:
+    if view.name == _TOTALS_VIEW.name:
         return _merge(_TOTALS, state, relation, spend=_merge(_WINDOWS, states[_SPEND_VIEW.name], relation))
     if view.settles_by is None:
         return _merge(_ALL_TIME, state, relation)

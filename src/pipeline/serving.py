@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pipeline import catalog, checkpoints
+from pipeline import catalog, checkpoints, versions
 from pipeline.delta_log import commit, version_at
 from pipeline.published import published
 from pipeline.served import Layer, State, Table, layer_sql, needed_views
@@ -53,17 +53,18 @@ def register(spark: SparkSession, settings: Settings) -> list[str]:
 def states(
     spark: SparkSession | None, settings: Settings, view: View, *, as_of: datetime | None = None
 ) -> dict[str, State]:
-    """The newest state, or that of one moment, of each view that an answer about this one needs.
+    """The newest state, or that of one moment, of the live version of each view that an answer about this one needs.
 
     Without a session only of a lake on this machine.
     """
-    return {needed.name: _state(spark, settings, needed, as_of) for needed in needed_views(view)}
+    known = versions.read(spark, settings, as_of=as_of)
+    return {needed.name: _state(spark, settings, known.live(needed), as_of) for needed in needed_views(view)}
 
 
 def _state(spark: SparkSession | None, settings: Settings, view: View, as_of: datetime | None) -> State:
     """The watermark is read before the speed table, which is then at least as new."""
     newest = published(spark, settings, view, as_of=as_of)
-    path = view_path(settings.lake.root, view.name, "speed", view.version)
+    path = view_path(settings.lake.root, view.name, "speed", view.label)
     if as_of is None:
         watermark = checkpoints.newest_watermark(spark, checkpoint_path(settings.lake.root, view.query))
         version = table_version(spark, path)

@@ -101,9 +101,9 @@ def stream_records(
     ).transform(with_kind, kinds=known)
 
 
-def stream_events(spark: SparkSession, settings: Settings, kind: str) -> DataFrame:
-    """The accepted events of one kind as they arrive, from Kafka or, by `speed.source`, from the log."""
-    if settings.speed.source == "log":
+def stream_events(spark: SparkSession, settings: Settings, kind: str, *, source: str) -> DataFrame:
+    """The accepted events of one kind as they arrive, from Kafka or from the log (`source`: kafka, log)."""
+    if source == "log":
         return _stream_of_the_log(spark, settings, kind)
     records = stream_records(spark, settings, [kind], max_offsets=settings.speed.max_offsets_per_trigger)
     return _accepted(records, catalog.kinds(settings)[kind])

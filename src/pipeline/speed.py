@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, checkpoints, ledger, lineage
+from pipeline import catalog, checkpoints, feeding, ledger, lineage, versions
 from pipeline.failpoints import failpoint
+from pipeline.feeds import feed_of, stream_of_feed
 from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
-from pipeline.published import KEPT_HISTORY, facts_of, published, seed_of
+from pipeline.published import KEPT_HISTORY, Origin, facts_of, published, seed_of
+from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
 from pipeline.sources import kafka_options, kafka_topics, read_version, stream_events
 from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
-from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, table_path, view_path
+from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, local_path, table_path, view_path
 from pipeline.views import View, best_of_each_key
 
-__all__ = ["run", "start_view"]
+__all__ = ["run", "run_versions", "start_view"]
 
 WORD_COUNTS = "word_counts"
+_FEED_EVERY_SECONDS = 1.0
 _LEDGER_EVERY = 25
 """Batches; well below the 100 whose offsets Spark keeps."""
 
@@ -41,47 +46,99 @@ class _Seed:
 
 
 def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
-    """Run the views (all by default) in one session until stopped, or with `once` until what is there has been read."""
-    known = catalog.views(settings)
+    """Run the live versions of the views (all by default) in one session until stopped, or with `once` until what is there has
+    been read. Raises DefinitionChanged.
+    """
+    is_local = local_path(settings.lake.root) is not None
+    known = versions.live_views(None if is_local else session(settings), settings)
     chosen = [known[name] for name in views or known]
-    if settings.speed.source == "kafka" or any(view.name == WORD_COUNTS for view in chosen):
+    versions.require_same_definition(settings, chosen)
+    run_versions(settings, chosen, once=once)
+
+
+def run_versions(
+    settings: Settings, chosen: Sequence[View], *, once: bool, origin: Origin = "typed", job: str = "speed"
+) -> None:
+    """As `run`, just these versions. A feed that is not there yet is made from the log, whose events are read by `origin`."""
+    of_kafka = [view for view in chosen if _source(settings, view) == "kafka"]
+    if of_kafka or any(view.name == WORD_COUNTS for view in chosen):
         require_topics(
             settings.kafka.bootstrap_servers,
-            _topics(settings, chosen),
+            _topics(settings, chosen, of_kafka),
             options=kafka_options(settings),
             written=[settings.kafka.topics.word_counts_output],
         )
     spark, root = session(settings), settings.lake.root
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
+    fed = {view.query: view for view in chosen if view.source == "feed"}
+    by_query = {view.query: view for view in chosen}
     with ExitStack() as held:
         stop = held.enter_context(stop_requests())
-        held.enter_context(_told(settings, chosen))
+        held.enter_context(_told(settings, chosen, job))
         for view in chosen:
-            table = view_path(root, view.name, "speed", view.version)
-            topics = kafka_topics(settings, view.inputs if settings.speed.source == "kafka" else ())
+            table = view_path(root, view.name, "speed", view.label)
+            topics = kafka_topics(settings, view.inputs if view in of_kafka else ())
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
-            ledger.catch_up(spark, root, view.query, tables=catalog.typed_tables(settings))
-        watcher = held.enter_context(observer(spark, settings, "speed", [view.query for view in chosen]))
+            _enter_batches(spark, settings, view)
+        side_by_side(spark, [partial(_feed, spark, settings, view, origin) for view in fed.values()])
+        watcher = held.enter_context(observer(spark, settings, job, [*by_query]))
         queries = _start_all(spark, settings, chosen, once=once)
         await_all(
             queries,
             root=root,
             stop=stop,
-            at_end=lambda query: ledger.catch_up(spark, root, query, tables=catalog.typed_tables(settings)),
+            at_end=lambda query: _enter_batches(spark, settings, by_query[query]),
             observer=watcher,
+            meanwhile=None if once or not fed else _feeder(spark, settings, [*fed.values()]),
         )
 
 
-def _told(settings: Settings, views: Sequence[View]) -> AbstractContextManager[None]:
+def _source(settings: Settings, view: View) -> str:
+    return view.source or settings.speed.source
+
+
+def _feed(spark: SparkSession, settings: Settings, view: View, origin: Origin) -> None:
+    feeding.prepare(spark, settings, view, origin=origin)
+    feeding.extend(spark, settings, view)
+
+
+def _feeder(spark: SparkSession, settings: Settings, views: Sequence[View]) -> Callable[[], None]:
+    """Lets the feeds follow the log, once a second."""
+    next_look = [0.0]
+
+    def feed() -> None:
+        if time.monotonic() >= next_look[0]:
+            for view in views:
+                feeding.extend(spark, settings, view)
+            next_look[0] = time.monotonic() + _FEED_EVERY_SECONDS
+
+    return feed
+
+
+def _enter_batches(spark: SparkSession, settings: Settings, view: View) -> None:
+    root, tables = settings.lake.root, catalog.typed_tables(settings)
+    ledger.catch_up(spark, root, view.query, tables=tables, feed=feed_of(root, view))
+
+
+def _told(settings: Settings, views: Sequence[View], job: str) -> AbstractContextManager[None]:
     root, kinds = settings.lake.root, catalog.kinds(settings)
-    read = dict.fromkeys(kind for view in views for kind in view.inputs)
-    if settings.speed.source == "kafka":
-        topics = kafka_topics(settings, [*read]).names
-        inputs = [lineage.topic(settings.kafka.bootstrap_servers, name) for name in topics]
-    else:
-        inputs = [lineage.table(table_path(root, kinds[kind].table)) for kind in read]
-    outputs = [lineage.table(view_path(root, view.name, "speed", view.version)) for view in views]
-    return lineage.told(settings, "speed", inputs=inputs, outputs=outputs)
+    of_kafka = [kind for view in views if _source(settings, view) == "kafka" for kind in view.inputs]
+    of_log = dict.fromkeys(
+        kind for view in views if _source(settings, view) != "kafka" for kind in view.inputs
+    )
+    outputs = [lineage.table(view_path(root, view.name, "speed", view.label)) for view in views]
+    return lineage.told(
+        settings,
+        job,
+        inputs=[
+            *[
+                lineage.topic(settings.kafka.bootstrap_servers, name)
+                for name in kafka_topics(settings, of_kafka).names
+            ],
+            *[lineage.table(table_path(root, kinds[kind].table)) for kind in of_log],
+        ],
+        outputs=outputs,
+    )
 
 
 def _start_all(
@@ -99,7 +156,7 @@ def _start_all(
 
 
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
-    table = view_path(settings.lake.root, view.name, "speed", view.version)
+    table = view_path(settings.lake.root, view.name, "speed", view.label)
     create_table(spark, table, view.schema, properties=KEPT_HISTORY if view.is_seeded else None)
     return start(
         _rows(spark, settings, view),
@@ -117,8 +174,8 @@ def start_view(spark: SparkSession, settings: Settings, view: View, *, once: boo
 
 
 def _rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
-    events = [stream_events(spark, settings, kind) for kind in view.inputs]
-    if not view.is_seeded:
+    events = [_events(spark, settings, view, kind) for kind in view.inputs]
+    if not view.is_seeded or view.source is not None:  # a rebuild counts from the beginning itself
         return view.define(*events)
     seed = _seed(spark, settings, view)
     if seed.horizon is not None:
@@ -126,9 +183,14 @@ def _rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
     return view.define(*events, seed=seed.rows)
 
 
-def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
-    root = settings.lake.root
+def _events(spark: SparkSession, settings: Settings, view: View, kind: str) -> DataFrame:
+    feed = feed_of(settings.lake.root, view)
+    if feed is not None:
+        return stream_of_feed(spark, feed, kind)
+    return stream_events(spark, settings, kind, source=_source(settings, view))
 
+
+def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
     def write(changes: DataFrame, transaction: Transaction) -> None:
         failpoint("speed: begun")
         rows = best_of_each_key(changes.select(*view.schema.names), view=view).persist()
@@ -137,17 +199,21 @@ def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
                 is_empty = transaction.batch_id == 0 and not view.is_seeded
                 _put(rows, table, view=view, transaction=transaction, is_empty=is_empty)
                 failpoint("speed: written")
-                if view.name == WORD_COUNTS:
+                if view.name == WORD_COUNTS and _is_live(changes.sparkSession, settings, view):
                     _publish_counts(rows, settings)
                     failpoint("speed: counts published")
         finally:
             rows.unpersist()
         if transaction.batch_id % _LEDGER_EVERY == _LEDGER_EVERY - 1:
-            tables = catalog.typed_tables(settings)
-            ledger.catch_up(changes.sparkSession, root, view.query, tables=tables)
+            _enter_batches(changes.sparkSession, settings, view)
             failpoint("speed: in the ledger")
 
     return write
+
+
+def _is_live(spark: SparkSession, settings: Settings, view: View) -> bool:
+    """What goes out to others is that of the version that readers see."""
+    return versions.read(spark, settings).live(view).label == view.label
 
 
 def _put(rows: DataFrame, table: str, *, view: View, transaction: Transaction, is_empty: bool) -> None:
@@ -184,15 +250,15 @@ def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
     if newest is None:
         return _Seed(none, None)
     rows = read_version(spark, newest.path, newest.version).select(*view.schema.names)
-    table = view_path(settings.lake.root, view.name, "speed", view.version)
+    table = view_path(settings.lake.root, view.name, "speed", view.label)
     replace(rows, table, metadata=facts_of(newest.horizon, newest.log, seed_version=newest.version))
     failpoint("seed: copied")
     return _Seed(rows, newest.horizon)
 
 
-def _topics(settings: Settings, views: Sequence[View]) -> list[str]:
-    kinds = {kind for view in views for kind in view.inputs}
-    needed = {*kafka_topics(settings, [*kinds]).names} if settings.speed.source == "kafka" else set()
+def _topics(settings: Settings, views: Sequence[View], of_kafka: Sequence[View]) -> list[str]:
+    """Those that the views of Kafka read, and that of the word counts."""
+    needed = {*kafka_topics(settings, [kind for view in of_kafka for kind in view.inputs]).names}
     if any(view.name == WORD_COUNTS for view in views):
         needed.add(settings.kafka.topics.word_counts_output)
     return sorted(needed)

@@ -12,7 +12,7 @@ table, divided by the time since the first of them began.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,10 +21,11 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipeline import catalog, checkpoints, files, kafka_offsets, ledger
+from pipeline import catalog, checkpoints, files, kafka_offsets, ledger, versions
 from pipeline.checkpoints import MicroBatch
-from pipeline.delta_log import commit, commits, newest_version
+from pipeline.delta_log import Commit, commit, commits, newest_version
 from pipeline.errors import CheckpointDamaged, ConfigurationError, KafkaUnreachable
+from pipeline.feeds import feed_of, newest_facts
 from pipeline.kafka_check import require_connection
 from pipeline.kafka_offsets import Address, Held, Partition
 from pipeline.kinds import Kind
@@ -45,22 +46,32 @@ _KAFKA_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Query:
-    """A streaming query by its versioned name, and the kinds of events that it reads; `view` is None for ingest."""
+    """A streaming query by its versioned name, and the kinds of events that it reads; `view` is None for ingest.
+
+    `is_beside`: of a version that is being made beside the live one.
+    """
 
     name: str
     kinds: Mapping[str, Kind]
     view: View | None = None
+    is_beside: bool = False
 
     def table(self, root: str) -> str:
         """The table whose commits say how many rows it has written."""
         view = self.view
-        return view_path(root, view.name, "speed", view.version) if view else table_path(root, RAW_EVENTS)
+        return view_path(root, view.name, "speed", view.label) if view else table_path(root, RAW_EVENTS)
 
 
-def queries(settings: Settings) -> list[Query]:
-    """Ingest, and the query of each view."""
-    kinds, views = catalog.kinds(settings), catalog.views(settings).values()
-    of_views = [Query(view.query, {kind: kinds[kind] for kind in view.inputs}, view) for view in views]
+def queries(spark: SparkSession | None, settings: Settings) -> list[Query]:
+    """Ingest, the query of each view's live version, and that of a version that is being made beside it."""
+    kinds, known = catalog.kinds(settings), versions.read(spark, settings)
+    defined = catalog.views(settings).values()
+    beside = [made for view in defined if (made := known.next(view))]
+    views = [(known.live(view), False) for view in defined] + [(made, True) for made in beside]
+    of_views = [
+        Query(view.query, {kind: kinds[kind] for kind in view.inputs}, view, is_beside)
+        for view, is_beside in views
+    ]
     return [Query(ledger.INGEST, kinds), *of_views]
 
 
@@ -96,6 +107,7 @@ class Waiting:
 class Standing:
     """How a query stands; what is not known, or has not happened yet, is None.
 
+    `is_beside` is one of a version that is being made beside the one that readers see.
     `batch_id` is the last finished batch, with its records read and rows written. `begun_batch_id` is one that was begun
     and has not ended: it is under way, or was cut short and will run again. `lag_records` is what its source holds that the query
     has not read, as of `lag_at`; `lag_seconds` the age of the oldest of it, and `retention_seconds` the shortest that one
@@ -107,6 +119,7 @@ class Standing:
     query: str
     view: str | None
     is_running: bool
+    is_beside: bool = False
     is_asked_to_stop: bool = False
     batch_id: int | None = None
     batch_ended_at: datetime | None = None
@@ -171,6 +184,7 @@ def standing(
         "query": query.name,
         "view": query.view.name if query.view else None,
         "is_running": is_running,
+        "is_beside": query.is_beside,
         "is_asked_to_stop": is_running and is_asked_to_stop(spark, root, query.name),
     }
     try:
@@ -186,7 +200,7 @@ def standing(
 def _all_ends(spark: SparkSession | None, settings: Settings) -> dict[str, Mapping[Partition, int]]:
     """Where each query goes on; one whose checkpoint is damaged says so when it is looked at."""
     found: dict[str, Mapping[Partition, int]] = {}
-    for query in queries(settings):
+    for query in queries(spark, settings):
         with suppress(CheckpointDamaged):
             offsets = checkpoints.next_offsets(spark, checkpoint_path(settings.lake.root, query.name))
             found[query.name] = {(topic, partition): offset for topic, partition, offset in offsets}
@@ -270,10 +284,10 @@ def _lag(
 ) -> dict[str, Any]:
     root = settings.lake.root
     checkpoint = checkpoint_path(root, query.name)
-    versions = checkpoints.versions_read(spark, checkpoint)
-    is_of_log = query.view is not None and settings.speed.source == "log"
-    if versions or (is_of_log and checkpoints.last_batch(spark, checkpoint) is None):
-        return _lag_of_log(spark, root, query, versions, now=now)
+    read = checkpoints.versions_read(spark, checkpoint)
+    is_of_log = query.view is not None and (query.view.source or settings.speed.source) != "kafka"
+    if read or (is_of_log and checkpoints.last_batch(spark, checkpoint) is None):
+        return _lag_of_log(spark, root, query, read, now=now)
     if kafka.silence is not None:
         return {"lag_records": noted.records_behind, "lag_at": noted.started_at} if noted else {}
     topics = kafka_topics(settings, [*query.kinds]).names
@@ -306,14 +320,13 @@ def _shorter(ends: Mapping[Partition, int], held: Mapping[Partition, Held]) -> s
 
 
 def _lag_of_log(
-    spark: SparkSession | None, root: str, query: Query, versions: Mapping[int, int], *, now: datetime
+    spark: SparkSession | None, root: str, query: Query, read: Mapping[int, int], *, now: datetime
 ) -> dict[str, Any]:
-    """Of a query that reads the log: the rows of the versions after the one that it has read."""
+    """Of a query that reads the log: the rows of the versions after the one that it has read, and those that its feed has not yet."""
     assert query.view is not None
-    after = {
-        _log_table(root, query, source): versions.get(source, -1) for source in range(len(query.view.reads))
-    }
-    lag, oldest = 0, []
+    after = {_log_table(root, query, source): read.get(source, -1) for source in range(len(query.view.reads))}
+    not_fed = [*_not_fed(spark, root, query)]
+    lag, oldest = sum(made.rows for made in not_fed), [made.made_at for made in not_fed]
     for path, version in after.items():
         newest = newest_version(spark, path)
         rows = 0 if newest is None else _rows_between(spark, path, version, newest)
@@ -331,6 +344,22 @@ def _lag_of_log(
     return {"lag_records": lag, "lag_at": now, "lag_seconds": seconds}
 
 
+def _not_fed(spark: SparkSession | None, root: str, query: Query) -> Iterator[Commit]:
+    """The commits of ingest, with rows, that a feed does not hold yet, in the tables of the kinds that it is about."""
+    feed = feed_of(root, query.view) if query.view else None
+    held = newest_facts(spark, feed) if feed else None
+    if held is None or held.through is None:
+        return
+    application = f"{ledger.INGEST}:{held.generation}"
+    for kind in query.kinds.values():
+        for made in commits(spark, table_path(root, kind.table)):
+            batch_id = made.transactions.get(application)
+            if batch_id is not None and batch_id <= held.through:
+                break
+            if batch_id is not None and made.rows:
+                yield made
+
+
 def _rows_between(spark: SparkSession | None, path: str, after: int, through: int) -> int | None:
     """The rows that these commits have written; None where the table's log no longer keeps one of them."""
     made = [commit(spark, path, version) for version in range(after + 1, through + 1)]
@@ -339,7 +368,8 @@ def _rows_between(spark: SparkSession | None, path: str, after: int, through: in
 
 def _log_table(root: str, query: Query, source: int) -> str:
     assert query.view is not None
-    return table_path(root, query.kinds[query.view.reads[source].kind].table)
+    feed = feed_of(root, query.view)
+    return feed or table_path(root, query.kinds[query.view.reads[source].kind].table)
 
 
 def _state(spark: SparkSession | None, root: str, query: Query, noted: Observed | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Literal
 
-from pipeline import catalog, files
+from pipeline import catalog, files, versions
 from pipeline.checkpoints import generation
 from pipeline.contracts import (
     DISCARDED,
@@ -24,6 +24,7 @@ from pipeline.contracts import (
 )
 from pipeline.delta_log import commit
 from pipeline.errors import LakeUnreachable
+from pipeline.feeds import feed_of
 from pipeline.ledger import INGEST
 from pipeline.published import published
 from pipeline.reading import LocalTables, Size, SparkTables, Tables
@@ -138,13 +139,14 @@ def look(settings: Settings) -> Report:
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask_kafka, spark, settings)
         tables: Tables = LocalTables() if spark is None else SparkTables(spark)
-        sizes = _sizes(tables, settings)
+        live = [*versions.live_views(spark, settings).values()]
+        sizes = _sizes(tables, settings, live)
         log = _Log(tables, settings, sizes)
         late, newest = log.late_events(), log.newest_events()
         kafka = asking.result()
     running = running_queries(settings.lake.root, spark=spark)
     stand = []
-    for query in queries(settings):
+    for query in queries(spark, settings):
         is_running = query.name in running
         known = standing(spark, settings, query, is_running=is_running, kafka=kafka, now=now)
         stand.append(_with_events(known, query, settings, kafka, late, newest, now))
@@ -155,9 +157,9 @@ def look(settings: Settings) -> Report:
         kafka_silence=kafka.silence,
         queries=stand,
         topics=log.topics(spark, kafka),
-        views=[_view(spark, settings, view, sizes, now) for view in catalog.views(settings).values()],
+        views=[_view(spark, settings, view, sizes, now) for view in live],
         tables=[_table(spark, name, path, size) for name, (path, size) in sizes.items()],
-        shares=[*log.dead_shares(spark), *log.late_shares(spark)],
+        shares=[*log.dead_shares(spark), *log.late_shares(spark, live)],
         notes=log.notes,
     )
 
@@ -185,13 +187,15 @@ def _require_lake(spark: SparkSession | None, root: str) -> None:
         )
 
 
-def _sizes(tables: Tables, settings: Settings) -> dict[str, tuple[str, Size]]:
-    """Path and size by name of all tables that there are; a view's by `<view>.speed` and `<view>.batch`."""
+def _sizes(tables: Tables, settings: Settings, views: Sequence[View]) -> dict[str, tuple[str, Size]]:
+    """Path and size by name of all tables that there are; a view's by `<view>.speed` and `<view>.batch`, its feed by `<view>.feed`."""
     root = settings.lake.root
     paths = {name: table_path(root, name) for name in catalog.schemas(settings)}
-    for view in catalog.views(settings).values():
-        paths[f"{view.name}.speed"] = view_path(root, view.name, "speed", view.version)
-        paths[f"{view.name}.batch"] = view_path(root, view.name, "batch", view.version)
+    for view in views:
+        paths[f"{view.name}.speed"] = view_path(root, view.name, "speed", view.label)
+        paths[f"{view.name}.batch"] = view_path(root, view.name, "batch", view.label)
+        feed = feed_of(root, view)
+        paths |= {f"{view.name}.feed": feed} if feed else {}
     found = {name: (path, tables.size(path)) for name, path in paths.items()}
     return {name: (path, size) for name, (path, size) in found.items() if size is not None}
 
@@ -275,11 +279,11 @@ class _Log:
                 records, dead = records + read, dead + (of_them or 0)
             yield Share("dead", topic, dead, records)
 
-    def late_shares(self, spark: SparkSession | None) -> Iterator[Share]:
+    def late_shares(self, spark: SparkSession | None, views: Sequence[View]) -> Iterator[Share]:
         """By view."""
         if LATE_EVENTS not in self._sizes:
             return
-        for view in catalog.views(self._settings).values():
+        for view in views:
             by_topic = self._newest_batches(spark, view.query)
             records, first = 0, None
             for batch_id, read in _by_batch(by_topic):
@@ -379,7 +383,9 @@ def _with_events(
     """With what the log says: late events, the newest event, and what the watermark waits for."""
     if query.view is None:
         return known
-    events, not_healed = (None, None) if late is None else late.get(query.view.name, (0, 0))
+    events, not_healed = (
+        (None, None) if late is None or query.is_beside else late.get(query.view.name, (0, 0))
+    )
     times = {one: _newest_of(one, newest) for one in query.view.reads if one.kind != TEXT_LINES}
     # The query may be ahead of the log: its watermark tells that it has met a newer event.
     met = [time for time in (*times.values(), known.watermark and known.watermark + _LATENESS) if time]

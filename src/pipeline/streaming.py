@@ -116,8 +116,11 @@ def await_all(
     stop: threading.Event,
     observer: Observer,
     at_end: Callable[[str], object] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> None:
     """Wait until every query has ended, of itself or because it was asked to; `at_end` is told the name of each.
+
+    `meanwhile` is called again and again; what it raises ends the queries, too.
 
     `observer` is told of their batches. `stop` ends all of them after their running batch, `pipeline stop` those it names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
     UnreadableRecord, DiskFull or QueryFailed.
@@ -125,10 +128,12 @@ def await_all(
     spark = SparkSession.builder.getOrCreate()
     left = [Draining(query) for query in queries]
     failed: StreamingQuery | None = None
-    with observing(observer, spark):
+    with observing(observer, spark), _ended_on_error(queries):
         while left:
             time.sleep(poll_seconds(root))
             observer.keep()
+            if meanwhile is not None and not failed:
+                meanwhile()
             for running in [*left]:
                 if running.has_ended:
                     left.remove(running)
@@ -141,6 +146,15 @@ def await_all(
                     running.ask()
     if failed is not None:
         raise _failure(failed, root)
+
+
+@contextmanager
+def _ended_on_error(queries: Sequence[StreamingQuery]) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        end_all(queries)
+        raise
 
 
 def end_all(queries: Sequence[StreamingQuery]) -> None:

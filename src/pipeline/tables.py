@@ -34,6 +34,7 @@ __all__ = [
     "SKIPPED_RECORDS",
     "STAGED_FACTS",
     "STAGED_ROWS",
+    "VIEW_VERSIONS",
     "Layer",
     "checkpoint_path",
     "elt_path",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 Layer = Literal["speed", "batch"]
+_Part = Literal["speed", "batch", "feed", "history"]
 
 RAW_EVENTS = "raw_events"
 ORDER_EVENTS = "order_events"
@@ -56,6 +58,7 @@ REPAIRS = "repairs"
 OFFSET_GAPS = "offset_gaps"
 RECONCILIATION = "reconciliation"
 QUALITY_RESULTS = "quality_results"
+VIEW_VERSIONS = "view_versions"
 RAW_ORDERS = "raw_orders"
 RAW_CUSTOMERS = "raw_customers"
 RAW_PRODUCTS = "raw_products"
@@ -215,6 +218,17 @@ _QUALITY_RESULTS = T.StructType(
 )
 """A row for each expectation and run of quality. `outcome` is passed, warned, failed or skipped (there is no such table)."""
 
+_VIEW_VERSIONS = T.StructType(
+    [
+        T.StructField("view", T.StringType()),
+        T.StructField("version", T.StringType()),
+        T.StructField("became", T.StringType()),
+        T.StructField("at", T.TimestampType()),
+    ]
+)
+"""What became of the versions of a view, as it happened: begun (beside the live one), live (by a promotion or a rollback), dropped. Which
+one is live the newest commit says (`versions`)."""
+
 SCHEMAS = {
     SKIPPED_RECORDS: _SKIPPED_RECORDS,
     RAW_EVENTS: contracts.RAW_EVENTS,
@@ -228,6 +242,7 @@ SCHEMAS = {
     OFFSET_GAPS: _OFFSET_GAPS,
     RECONCILIATION: _RECONCILIATION,
     QUALITY_RESULTS: _QUALITY_RESULTS,
+    VIEW_VERSIONS: _VIEW_VERSIONS,
     RAW_ORDERS: shop.SCHEMAS[shop.ORDERS],
     RAW_CUSTOMERS: shop.SCHEMAS[shop.CUSTOMERS],
     RAW_PRODUCTS: shop.SCHEMAS[shop.PRODUCTS],
@@ -242,7 +257,8 @@ def table_path(root: str, name: str) -> str:
     return f"{root}/{_plain(name)}"
 
 
-def view_path(root: str, view: str, layer: Layer, version: int) -> str:
+def view_path(root: str, view: str, layer: _Part, version: int | str) -> str:
+    """`version` is the view's label."""
     return f"{root}/views/{_plain(view)}/v{_plain(str(version))}/{_plain(layer)}"
 
 

@@ -7,7 +7,7 @@ one of the highest `precedence` counts, in whatever order they come.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -29,7 +29,20 @@ from pipeline.transforms.state import customer_totals
 from pipeline.transforms.windows import customer_hourly_spend
 from pipeline.transforms.words import word_counts
 
-__all__ = ["VIEWS", "Reading", "View", "best_of_each_key", "same_time", "settled", "start_of_hour"]
+__all__ = [
+    "VIEWS",
+    "Reading",
+    "Source",
+    "View",
+    "best_of_each_key",
+    "labelled",
+    "same_time",
+    "settled",
+    "start_of_hour",
+]
+
+Source = Literal["feed", "kafka"]
+"""What the query of a rebuild reads, for as long as it lives: a copy of the log that is its own (`feed`), or Kafka."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,9 @@ class View:
 
     The first of the `keys` is a column of the first input's events. `columns` are those a reader sees, by default all. `settles_by` is the column that a horizon cuts (None: the view has none), and
     `horizon` the latest time before which an event time completes its rows.
+
+    `version` is the definition's. `rebuild` numbers what was made anew beside the tables that were there (0: made by nobody
+    else), and `source` says what that one's query reads: None is whatever `speed.source` says (`versions`).
     """
 
     name: str
@@ -66,6 +82,8 @@ class View:
     precedence: Callable[[Callable[[str], Column]], Column] | None = None
     settles_by: str | None = None
     horizon: Callable[[datetime], datetime] | None = None
+    rebuild: int = 0
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", self.reads or tuple(map(Reading, self.inputs)))
@@ -77,9 +95,20 @@ class View:
         return self.horizon is not None and self.settles_by is None
 
     @property
+    def label(self) -> str:
+        """What tells its tables from those of the view's other versions."""
+        return f"{self.version}r{self.rebuild}" if self.rebuild else f"{self.version}"
+
+    @property
     def query(self) -> str:
         """The streaming query's versioned name, which its checkpoint and transactions carry."""
-        return f"{self.name}_v{self.version}"
+        return f"{self.name}_v{self.label}"
+
+
+def labelled(view: View, label: str) -> View:
+    """The view, of the version whose tables have this label."""
+    version, _, rebuild = label.partition("r")
+    return replace(view, version=int(version), rebuild=int(rebuild or 0))
 
 
 def settled(rows: DataFrame, *, view: View, horizon: datetime) -> DataFrame:

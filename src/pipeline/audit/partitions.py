@@ -307,7 +307,7 @@ def _distinct(
     spark: SparkSession, settings: Settings, found: Evidence, ingested: Sequence[Span]
 ) -> dict[Partition, int]:
     """By partition the accepted events, text apart, that are the first of their identity in (partition, offset)."""
-    told = identified_events(spark, settings, found)
+    told = identified_events(spark, settings, found).where(F.col("met_by").isNull())
     spans = F.broadcast(as_table(spark, ingested).select("topic", "partition", "end"))
     judged = told.join(spans, on=["topic", "partition"]).where(F.col("offset") < F.col("end"))
     firsts = judged.groupBy("topic", "key", "event_time").agg(

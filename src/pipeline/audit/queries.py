@@ -9,7 +9,7 @@ from functools import reduce
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import catalog, late, ledger
+from pipeline import late, ledger
 from pipeline.audit.accounts import Fault, QueryAccount, fault_at
 from pipeline.audit.runs import runs_of
 from pipeline.audit.spans import MOST_ROWS, Span
@@ -128,7 +128,7 @@ def _table_faults(
     """Of the views whose rows say how many orders they hold: whether the table adds up to what the query counted."""
     faults = []
     for account in accounts:
-        view = catalog.views(settings)[account.query]
+        view = found.scopes[account.query].view
         table = speed_table(spark, settings, view, found)
         if "order_count" not in view.columns or table is None:
             continue

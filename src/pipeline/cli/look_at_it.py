@@ -12,6 +12,8 @@ from pipeline.cli.command import Arguments, Command
 from pipeline.instants import instant
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.settings import Settings
 
 __all__ = ["COMMANDS"]
@@ -109,6 +111,47 @@ def _config_reference(_: Settings, __: Arguments) -> None:
     console.write_lines(reference.lines())
 
 
+def _state_list_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("views", nargs="*", metavar="VIEW", help="default: all")
+    _format_option(parser)
+
+
+def _state_list(settings: Settings, arguments: Arguments) -> None:
+    views = known_views(settings, arguments.views)
+    from pipeline import kept_state
+
+    _write([*kept_state.Store.__annotations__], kept_state.stores(settings, views=views), arguments.format)
+
+
+def _state_show_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("view", metavar="VIEW")
+    parser.add_argument("--key", required=True, metavar="K", help="a customer, an order, a product, a word")
+    _format_option(parser)
+
+
+def _state_show(settings: Settings, arguments: Arguments) -> None:
+    (view,) = known_views(settings, [arguments.view])
+    from pipeline import kept_state
+
+    found = kept_state.entries(settings, view, key=arguments.key)
+    _write([*kept_state.Entry.__annotations__], found, arguments.format)
+
+
+def _format_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def _write(columns: Sequence[str], found: Sequence[object], form: str) -> None:
+    from pipeline import console, rendering
+
+    rows = [tuple(vars(one).values()) for one in found]
+    if form == "json":
+        console.write_lines(rendering.json_lines(columns, rows))
+    else:
+        cells, numbers = rendering.table_cells(columns, rows)
+        console.table(columns, cells, right=numbers)
+
+
 COMMANDS = [
     status.COMMAND,
     Command(
@@ -121,6 +164,14 @@ COMMANDS = [
             "pipeline query enriched_orders --where \"order_id = 'o-1'\" --layer batch --format json",
             "pipeline query customer_totals --as-of 2026-03-01T12:00:00Z",
         ),
+    ),
+    Command("state list", "what each step of the views' queries keeps", _state_list, _state_list_options),
+    Command(
+        "state show",
+        "what a view's query keeps for a key",
+        _state_show,
+        _state_show_options,
+        examples=("pipeline state show customer_totals --key c-00000",),
     ),
     Command(
         "report",

@@ -63,6 +63,11 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
         "--from", dest="source", choices=("typed", "raw"), default="typed",
         help="the accepted events as they were typed (default), or decoded again from the raw bytes",
     )  # fmt: skip
+    parser.add_argument(
+        "--shadow",
+        action="store_true",
+        help="into a version beside the live one, which readers do not see yet",
+    )
 
 
 def _batch(settings: Settings, arguments: Arguments) -> None:
@@ -70,7 +75,13 @@ def _batch(settings: Settings, arguments: Arguments) -> None:
     until = None if arguments.until is None else instant(arguments.until, option="--until")
     from pipeline import batch
 
-    batch.run(settings, views=views, until=until, source=arguments.source)
+    if arguments.shadow:
+        from pipeline import promotion
+
+        beside = promotion.batch_beside(settings, views)
+        batch.publish(settings, beside, until=until, source=arguments.source)
+    else:
+        batch.run(settings, views=views, until=until, source=arguments.source)
 
 
 def _etl_options(parser: argparse.ArgumentParser) -> None:
@@ -117,21 +128,22 @@ def _stop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _stop(settings: Settings, arguments: Arguments) -> int:
-    from pipeline import catalog, console, ingest, stopping
+    from pipeline import console, ingest, stopping, versions
     from pipeline.tables import local_path
 
-    known = {"ingest": ingest.QUERY, **{name: view.query for name, view in catalog.views(settings).items()}}
-    for name in arguments.queries:
-        if name not in known and name not in known.values():
-            raise unknown("query", name, sorted(known))
     spark = None
     if local_path(settings.lake.root) is None:
         from pipeline.starting import session
 
         spark = session(settings)
     root = settings.lake.root
-    asked = [known.get(name, name) for name in arguments.queries]
+    live = versions.live_views(spark, settings)
+    known = {"ingest": ingest.QUERY, **{name: view.query for name, view in live.items()}}
     running = stopping.running_queries(root, spark=spark)
+    for name in arguments.queries:
+        if name not in known and name not in (*known.values(), *running):
+            raise unknown("query", name, sorted(known))
+    asked = [known.get(name, name) for name in arguments.queries]
     stopped = [query for query in running if not asked or query in asked]
     if not stopped:
         console.write_lines([f"{'None of these' if asked else 'No query'} is running on the lake {root}."])

@@ -189,7 +189,7 @@ def _topics(report: Report) -> tuple[list[str], list[list[Cell]]]:
 
 def _views(report: Report) -> tuple[list[str], list[list[Cell]]]:
     columns = ["rows of a view", "batch", "horizon", "age", "speed", "late", "open"]
-    queries = {one.view: one for one in report.queries}
+    queries = {one.view: one for one in report.queries if not one.is_beside}
     rows: list[list[Cell]] = []
     for one in report.views:
         rows.append(
@@ -266,7 +266,7 @@ def _waiting(one: Standing) -> str:
 
 
 def _name(one: Standing) -> str:
-    return one.view or "ingest"
+    return one.query if one.is_beside else one.view or "ingest"
 
 
 def _state(one: Standing) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.reconcile.agreement import Agreement, run
+from pipeline.reconcile.agreement import Agreement, compare, run
 from pipeline.reconcile.causes import CAUSES
 
-__all__ = ["CAUSES", "Agreement", "run"]
+__all__ = ["CAUSES", "Agreement", "compare", "run"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import catalog, evidence, late
+from pipeline import evidence, late, versions
 from pipeline.console import step
 from pipeline.errors import RefusedToStart
 from pipeline.evidence import Evidence, speed_table
@@ -26,7 +26,7 @@ from pipeline.starting import session
 from pipeline.tables import RECONCILIATION, SCHEMAS, local_path, table_path
 from pipeline.views import View
 
-__all__ = ["Agreement", "run"]
+__all__ = ["Agreement", "compare", "run"]
 
 
 _EXAMPLES = 20
@@ -63,7 +63,8 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
     `report` is the Markdown file, by default `reconciliation.md` in a lake on this machine. Raises RefusedToStart where
     a layer has no table yet.
     """
-    spark, known = session(settings), catalog.views(settings)
+    spark = session(settings)
+    known = versions.live_views(spark, settings)
     with step("late events"):
         found = evidence.collect(spark, settings)
         if found.scopes:
@@ -71,7 +72,7 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
 
     def agreement(name: str) -> Agreement:
         with step(f"reconcile {name}"):
-            return _agreement(spark, settings, known[name], found)
+            return _agreement(spark, settings, known[name], found, batch_of=known[name])
 
     agreements = side_by_side(spark, [partial(agreement, name) for name in views or known])
     missed = late.recorded(spark, settings.lake.root).groupBy("query").count().collect()
@@ -81,8 +82,27 @@ def run(settings: Settings, *, views: Sequence[str] = (), report: str | None = N
     return agreements
 
 
-def _agreement(spark: SparkSession, settings: Settings, view: View, found: Evidence) -> Agreement:
-    newest = batch_table(spark, settings, view)
+def compare(settings: Settings, *, new: View, live: View) -> tuple[Agreement, Agreement | None]:
+    """Of a version beside the live one: its batch form against its own speed form, and against that of the live version (None
+    where there is none), as `run` compares them. Nothing of it is kept.
+    """
+    spark = session(settings)
+    with step(f"compare {new.name}: {new.label} batch with speed"):
+        own = _agreement(
+            spark, settings, new, evidence.collect(spark, settings, versions_of=[new]), batch_of=new
+        )
+    found = evidence.collect(spark, settings, versions_of=[live])
+    if live.name not in found.scopes:
+        return own, None
+    with step(f"compare {new.name}: {new.label} with {live.label}"):
+        return own, _agreement(spark, settings, live, found, batch_of=new)
+
+
+def _agreement(
+    spark: SparkSession, settings: Settings, view: View, found: Evidence, *, batch_of: View
+) -> Agreement:
+    """The batch form of one version against the speed form of `view`, another one or the same."""
+    newest = batch_table(spark, settings, batch_of)
     speed = speed_table(spark, settings, view, found)
     if newest is None or speed is None:
         layer = "batch" if newest is None else "speed"

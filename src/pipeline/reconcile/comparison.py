@@ -82,7 +82,7 @@ def closed_by_both(
 
 def batch_table(spark: SparkSession, settings: Settings, view: View) -> Published | None:
     """The batch table as it is: what was published last, at the table's newest version, if somebody has changed it since."""
-    path = view_path(settings.lake.root, view.name, "batch", view.version)
+    path = view_path(settings.lake.root, view.name, "batch", view.label)
     version = newest_version(spark, path)
     newest = published(spark, settings, view)
     if newest is None or version is None:

@@ -185,9 +185,13 @@ def _explained_counts(
     scope = found.scopes[view.name]
     ranges = ledger.within(found.entries, {view.query: scope.judged})
     counted = events_of(spark, settings, TEXT_LINES, log=newest.log)
-    repaired = counted.join(F.broadcast(found.repaired), on=[*RECORD_IDENTITY], how="left_semi")
-    as_came = ledger.with_batch(unrepaired(counted, found), ranges, columns=("batch_id",), how="left")
-    now = unrepaired(events_of(spark, settings, TEXT_LINES, log=found.log), found)
+    repaired = counted.join(
+        F.broadcast(found.repaired_for(view.name)), on=[*RECORD_IDENTITY], how="left_semi"
+    )
+    as_came = ledger.with_batch(
+        unrepaired(counted, found, view=view.name), ranges, columns=("batch_id",), how="left"
+    )
+    now = unrepaired(events_of(spark, settings, TEXT_LINES, log=found.log), found, view=view.name)
     read = ledger.with_batch(now, ranges, columns=("batch_id",))
     newer = read.join(counted.select(*RECORD_IDENTITY), on=[*RECORD_IDENTITY], how="left_anti")
     parts = [

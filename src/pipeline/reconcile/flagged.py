@@ -58,7 +58,7 @@ def flagged_events(
     rows = ledger.with_batch(events, ranges, columns=("batch_id", "watermark"), how="left")
     log = events_of(spark, settings, reading.kind, log=newest.log)
     rows = _with_presence(rows, log, "in_batch", is_all=_is_same_log(newest.log, found.log, kind))
-    rows = _with_presence(rows, found.repaired, "is_repaired", is_all=False)
+    rows = _with_presence(rows, found.repaired_for(view.name), "is_repaired", is_all=False)
     rows = _with_seed(rows, spark, settings, view, kind, found)
     rows = rows.withColumn("is_read", F.col("batch_id").isNotNull() & ~F.col("is_repaired"))
     rows = rows.withColumn("is_in_time", F.col("is_read") & late.is_in_time())

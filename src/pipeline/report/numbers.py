@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from itertools import islice
 
-from pipeline import catalog, checkpoints, late, serving
+from pipeline import catalog, checkpoints, late, serving, versions
 from pipeline.contracts import DEAD, DEAD_LETTER_STATUSES
 from pipeline.delta_log import commits, newest_version
 from pipeline.ledger import INGEST
@@ -296,7 +296,7 @@ def _newest(path: str) -> Table | None:
 
 def read(settings: Settings) -> Numbers:
     """What the lake says now; where it has no table for a number yet, there is none."""
-    lake, views = _Lake(settings), [*catalog.views(settings).values()]
+    lake, views = _Lake(settings), [*versions.live_views(None, settings).values()]
     return Numbers(
         root=settings.lake.root,
         made_at=datetime.now(timezone.utc),
@@ -499,7 +499,7 @@ def _late(lake: _Lake) -> list[Late]:
 def _micro_batches(root: str, views: Sequence[View]) -> Iterator[Duration]:
     """From when Spark chose what a micro-batch reads to its last commit; ingest ends with the ledger, a view with its table."""
     ends = {INGEST: table_path(root, BATCH_LEDGER)}
-    ends |= {view.query: view_path(root, view.name, "speed", view.version) for view in views}
+    ends |= {view.query: view_path(root, view.name, "speed", view.label) for view in views}
     for query, table in ends.items():
         checkpoint = checkpoint_path(root, query)
         generation = checkpoints.generation(None, checkpoint)
@@ -525,7 +525,7 @@ def _micro_batches(root: str, views: Sequence[View]) -> Iterator[Duration]:
 def _batch_runs(root: str, views: Sequence[View]) -> Iterator[Duration]:
     """From the beginning of a view's batch run to the commit that publishes it."""
     for view in views:
-        path = view_path(root, view.name, "batch", view.version)
+        path = view_path(root, view.name, "batch", view.label)
         told = ((commit, commit.metadata) for commit in commits(None, path))
         published = ((commit, facts) for commit, facts in told if facts and "begun_at" in facts)
         for commit, facts in islice(published, _MOST_RUNS):

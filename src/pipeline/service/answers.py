@@ -21,7 +21,7 @@ from pipeline.served import State, Table, columns_of, layer_sql, needed_views
 from pipeline.service.questions import Cursor, Question
 from pipeline.settings import Settings
 from pipeline.tables import view_path
-from pipeline.views import View
+from pipeline.views import View, labelled
 
 __all__ = ["Answer", "Answers", "Expired", "Freshness", "TooLong"]
 
@@ -95,11 +95,17 @@ class Answers:
         """Those that the cursor pins, or the newest, or those of the moment that is asked for."""
         if question.cursor is None:
             return serving.states(None, self._settings, question.view, as_of=question.as_of)
-        return {view.name: self._pinned(view, question) for view in needed_views(question.view)}
+        pinned = question.cursor.versions
+        return {
+            view.name: self._pinned(
+                labelled(view, pinned[view.name][3]) if view.name in pinned else view, question
+            )
+            for view in needed_views(question.view)
+        }
 
     def _pinned(self, view: View, question: Question) -> State:
         assert question.cursor is not None
-        batch, speed, watermark = question.cursor.versions.get(view.name, (None, None, None))
+        batch, speed, watermark, _ = question.cursor.versions.get(view.name, (None, None, None, ""))
         form = None
         if batch is not None:
             form = published(None, self._settings, view, version=batch)
@@ -109,7 +115,7 @@ class Answers:
         return State(
             view=view,
             batch=Table(form.path, form.version) if form else None,
-            speed=Table(view_path(root, view.name, "speed", view.version), speed)
+            speed=Table(view_path(root, view.name, "speed", view.label), speed)
             if speed is not None
             else None,
             horizon=form.horizon if form else None,
@@ -140,6 +146,7 @@ def _next_page(question: Question, states: Mapping[str, State]) -> Cursor:
             state.batch.version if state.batch else None,
             state.speed.version if state.speed else None,
             state.watermark.isoformat() if state.watermark else None,
+            state.view.label,
         )
         for name, state in states.items()
     }

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,10 +30,11 @@ _MOST_VALUES = 200
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where the next page begins, and of which versions: by view batch and speed version (None: none) and watermark."""
+    """Where the next page begins, and of which versions: by view batch and speed version (None: none), watermark, and the label of the
+    tables."""
 
     offset: int
-    versions: Mapping[str, tuple[int | None, int | None, str | None]]
+    versions: Mapping[str, tuple[int | None, int | None, str | None, str]]
     of: str
 
     def __str__(self) -> str:
@@ -44,8 +46,8 @@ class Cursor:
         try:
             offset, versions, of = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             found = {
-                str(view): (_version(batch), _version(speed), _watermark(at))
-                for view, (batch, speed, at) in versions.items()
+                str(view): (_version(batch), _version(speed), _watermark(at), _label(label))
+                for view, (batch, speed, at, label) in versions.items()
             }
             return cls(_version(offset) or 0, found, str(of))
         except (ValueError, TypeError, AttributeError, binascii.Error) as error:
@@ -193,6 +195,12 @@ def _version(value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53):
         return value
     raise ValueError("no version")
+
+
+def _label(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}(r\d{1,9})?", value, re.ASCII):
+        return value
+    raise ValueError("no label")
 
 
 def _watermark(value: object) -> str | None:

@@ -1,0 +1,217 @@
+"""A version of a view beside the live one: begun, made by a replay of the history, compared with the live one, and switched to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pyspark.sql import SparkSession
+
+from pipeline import batch, catalog, checkpoints, kafka_topics, ledger, reconcile, speed, versions
+from pipeline.errors import AlreadyRunning, OffsetsLost, RefusedToStart
+from pipeline.feeds import facts_at, feed_path
+from pipeline.published import Origin, published
+from pipeline.reconcile import Agreement
+from pipeline.settings import Settings
+from pipeline.sources import kafka_topics as topics_of
+from pipeline.starting import session
+from pipeline.stopping import running_queries
+from pipeline.tables import BATCH_LEDGER, checkpoint_path, local_path, table_path
+from pipeline.versions import Made
+from pipeline.views import Source, View
+
+__all__ = ["Comparison", "batch_beside", "promote", "replay", "rollback"]
+
+From = Literal["typed", "raw", "kafka"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The version to be promoted against the live one. `proof` is its batch form against its speed form, `against_live` its batch
+    form against the live speed form.
+
+    Where `has_new_definition`, the rows that differ from the live ones without another cause do so by the definition.
+    """
+
+    view: str
+    live: str
+    new: str
+    has_new_definition: bool
+    proof: Agreement
+    against_live: Agreement | None
+
+    @property
+    def unexplained(self) -> int:
+        other = self.against_live
+        return self.proof.unexplained + (
+            other.unexplained if other is not None and not self.has_new_definition else 0
+        )
+
+
+def replay(
+    settings: Settings, names: Sequence[str], *, source: From = "typed", once: bool, anew: bool = False
+) -> None:
+    """Stream the history of each view into a version beside the live one, and go on with what comes, until stopped.
+
+    A version that is being made is gone on with, or left with `anew`. With `once` it ends when it has caught up. Raises
+    RefusedToStart where nothing has been ingested, or what is being made reads another source, OffsetsLost where Kafka does
+    not hold the beginning any more.
+    """
+    spark = session(settings)
+    if source == "kafka":
+        for name in names:
+            _require_beginning(spark, settings, catalog.views(settings)[name])
+    reads: Source = "kafka" if source == "kafka" else "feed"
+    made = [_begun(spark, settings, name, source=reads, anew=anew) for name in names]
+    origin: Origin = "raw" if source == "raw" else "typed"
+    speed.run_versions(settings, made, once=once, origin=origin, job="replay")
+
+
+def batch_beside(settings: Settings, names: Sequence[str]) -> list[View]:
+    """Of each view (all by default) the version that is being made; one is begun where there is none."""
+    spark = session(settings)
+    return [
+        _begun(spark, settings, name, source=None, anew=False) for name in names or catalog.views(settings)
+    ]
+
+
+def promote(
+    settings: Settings, name: str, *, is_confirmed: Callable[[Comparison], bool]
+) -> Comparison | None:
+    """Compare the version that is being made with the live one, and have readers see it from now on, if `is_confirmed` says so.
+
+    A version without a batch form gets one first. The switch is one commit. None where it was not confirmed; nothing is
+    switched either where a difference is unexplained. Raises RefusedToStart where there is no version that has caught up.
+    """
+    spark = session(settings)
+    known = versions.read(spark, settings)
+    definition = catalog.views(settings)[name]
+    live, new = known.live(definition), known.next(definition)
+    if new is None:
+        raise RefusedToStart(
+            f"{name} has no version beside the live one ({live.label}). Make one first: pipeline replay {name}"
+        )
+    versions.require_same_definition(settings, [new])
+    _require_caught_up(spark, settings, new)
+    if published(spark, settings, new) is None:
+        batch.publish(settings, [new])
+    proof, against_live = reconcile.compare(settings, new=new, live=live)
+    found = Comparison(name, live.label, new.label, live.version != new.version, proof, against_live)
+    if found.unexplained:
+        return found
+    if not is_confirmed(found):
+        return None
+    with versions.changing(settings):
+        line = versions.read(spark, settings).line(name)
+        if line.next is None or line.next.label != new.label or line.live.label != live.label:
+            raise RefusedToStart(
+                f"{name}: its versions have been changed meanwhile. Look again: pipeline promote {name}"
+            )
+        switched = replace(line, live=line.next, before=(*line.before, line.live), next=None)
+        versions.enter(spark, settings, name, switched, became="live")
+    return found
+
+
+def rollback(settings: Settings, name: str) -> tuple[str, str]:
+    """Have readers see the version again that was live before, in one commit; the labels of both, the one left first.
+
+    The one that is left can be promoted again. Raises RefusedToStart where there is none to go back to.
+    """
+    spark = None if local_path(settings.lake.root) is not None else session(settings)
+    with versions.changing(settings):
+        line = versions.read(spark, settings).line(name)
+        if not line.before:
+            raise RefusedToStart(
+                f"{name}: no version was live before {line.live.label}, so there is nothing to go back to."
+            )
+        *before, former = line.before
+        switched = replace(line, live=former, before=tuple(before), next=line.next or line.live)
+        versions.enter(spark, settings, name, switched, became="live")
+    return line.live.label, former.label
+
+
+def _begun(spark: SparkSession, settings: Settings, name: str, *, source: Source | None, anew: bool) -> View:
+    """The version of the view that is being made, begun now where there is none (or `anew`), and what its query reads."""
+    definition = catalog.views(settings)[name]
+    with versions.changing(settings):
+        line = versions.read(spark, settings).line(name)
+        made = line.next
+        if made is not None and anew:
+            _require_stopped(spark, settings, made.of(definition))
+            made = None
+        if made is None:
+            made = Made(replace(definition, rebuild=line.count + 1).label, source)
+            line = replace(line, count=line.count + 1)
+        elif made.source is None:
+            made = replace(made, source=source)
+        _require_same(settings, made.of(definition), source)
+        if made != line.next:
+            versions.enter(spark, settings, name, replace(line, next=made), became="begun")
+    return made.of(definition)
+
+
+def _require_same(settings: Settings, made: View, source: Source | None) -> None:
+    now = catalog.views(settings)[made.name].version
+    if source not in (None, made.source):
+        what = f"reads {made.source}, and a checkpoint cannot change its source"
+    elif made.version != now:
+        what = f"is of version {made.version} of the definition, and the code has version {now}"
+    else:
+        return
+    raise RefusedToStart(
+        f"{made.name}: the version {made.label} that is being made {what}.\n"
+        f"Leave it and begin another one: pipeline replay {made.name} --anew"
+    )
+
+
+def _require_stopped(spark: SparkSession, settings: Settings, made: View) -> None:
+    if made.query in running_queries(settings.lake.root, spark=spark):
+        raise AlreadyRunning(
+            f"{made.name}: the version {made.label} is being made by another process. End that first: pipeline stop {made.query}",
+            query=made.query,
+        )
+
+
+def _require_caught_up(spark: SparkSession, settings: Settings, new: View) -> None:
+    """That the version's query has read the whole history."""
+    root = settings.lake.root
+    checkpoint = checkpoint_path(root, new.query)
+    if checkpoints.last_committed_batch(spark, checkpoint) is None:
+        reason = "has no speed form: rows that come after its batch form would be missing"
+    elif new.source == "feed":
+        read = checkpoints.versions_read(spark, checkpoint)
+        facts = [facts_at(spark, feed_path(root, new), version) for version in read.values()]
+        if len(read) == len(new.reads) and all(one is not None and one.through is not None for one in facts):
+            return
+        reason = "has not read the whole history yet"
+    else:
+        return
+    raise RefusedToStart(
+        f"{new.name}: the version {new.label} {reason}. Go on with it first: pipeline replay {new.name}"
+    )
+
+
+def _require_beginning(spark: SparkSession, settings: Settings, view: View) -> None:
+    """That Kafka still holds what ingest has read first: else the version would begin with a hole that nobody sees."""
+    root = settings.lake.root
+    generation = ledger.generations(spark, root, [ledger.INGEST]).get(ledger.INGEST)
+    newest = ledger.newest_batch(spark, root, ledger.INGEST, generation) if generation else None
+    if generation is None or newest is None:
+        return
+    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
+    spans = ledger.spans_of_ingest(entries, generation, after=-1, through=newest)
+    for topic, held in kafka_topics.describe(spark, topics_of(settings, view.inputs)).items():
+        for partition, (first, end) in held.offsets.items():
+            began, _ = spans.get((topic, partition), (first, end))
+            if began < first:
+                raise OffsetsLost(
+                    f"{view.name}: the log of topic {topic} partition {partition} begins at offset {began}, but Kafka's first is "
+                    f"{first}: {first - began} offsets have expired.\nThe log has them: pipeline replay {view.name}",
+                    query=view.query,
+                    topic=topic,
+                    partition=partition,
+                    expected=began,
+                    first=first,
+                    end=end,
+                )
