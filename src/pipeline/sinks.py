@@ -34,6 +34,7 @@ __all__ = [
     "insert_new",
     "merge",
     "replace",
+    "session_options",
     "transactions",
     "upsert",
 ]
@@ -114,7 +115,7 @@ def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) 
     if view.precedence is not None:
         is_better = view.precedence(_column_of("new")) > view.precedence(_column_of("stored"))
     upserting = _merging(rows, path, view.keys).whenMatchedUpdateAll(is_better).whenNotMatchedInsertAll()
-    with commit_lock(path), _session_options(spark, _as_settings(transaction.options)):
+    with commit_lock(path), session_options(spark, _as_settings(transaction.options)):
         upserting.execute()
 
 
@@ -187,7 +188,8 @@ def commit_lock(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterator[None]:
+def session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterator[None]:
+    """Settings of the session that hold inside the block."""
     for key, value in options.items():
         spark.conf.set(key, value)
     try:

@@ -112,6 +112,29 @@ def _tables(report: Report) -> Iterator[tuple[Sequence[str], Sequence[Sequence[A
     )
 
 
+def _maintain_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Put small files together, and remove files and versions of views that nobody needs any more; safe beside running "
+        "streams. How long something is kept: maintain.retention_hours."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def _maintain(settings: Settings, arguments: Arguments) -> None:
+    from pipeline import console, maintain, rendering
+
+    steps = maintain.run(settings, dry_run=arguments.dry_run)
+    columns = ("action", "table", "files", "bytes", "hours", "keeps")
+    rows = [tuple(getattr(one, name) for name in columns) for one in steps]
+    if arguments.format == "json":
+        console.write_lines(rendering.json_lines(columns, rows))
+    elif rows:
+        console.write_lines(_table(columns, rows))
+    else:
+        console.write_lines(["There is nothing to do."])
+
+
 def _whole(number: float | None) -> int | None:
     return None if number is None else round(number)
 
@@ -126,5 +149,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 COMMANDS = [
     Command(
         "plan", "what a start would meet; exit 1 if it would fail, or lose something", _plan, _plan_options
+    ),
+    Command(
+        "maintain",
+        "compact tables, remove what nobody needs any more",
+        _maintain,
+        _maintain_options,
+        is_job=True,
     ),
 ]
