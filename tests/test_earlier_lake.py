@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 import judge
 from lake import Sent, at, cancellation, kinds_of, line, order, product
-from pipeline import batch, catalog, checkpoints, ledger, reconcile, speed
+from pipeline import batch, catalog, checkpoints, ledger, plan, reconcile, speed
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append
 from pipeline.sources import with_kind
@@ -118,7 +118,9 @@ def test_a_restart_of_what_an_earlier_version_has_left_is_safe(spark: SparkSessi
     records = ingested(spark, here, NEW, known_records(here))
     generations = ledger.generations(spark, here.lake.root, [f"{name}_v1" for name in VIEWS])
     assert len(generations) == len(VIEWS)
+    assert {told.verdict for told in plan.look(here, only=[*generations]).queries} == {"restart is safe"}
     speed.run(here, views=VIEWS, once=True)
+    assert {told.verdict for told in plan.look(here, only=[*generations]).queries} == {"unchanged"}
     assert ledger.generations(spark, here.lake.root, [*generations]) == generations
     batch.run(here, views=VIEWS[:1], until=at(60 * 24 * 5))
     log, entries = accepted_log(records, kinds_of(here)), judge.ledger(spark, here)

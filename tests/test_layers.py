@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "assembly": {
         "ingest", "skipping", "starting", "versions", "feeding", "promotion", "kept_state",
         "speed", "batch", "published", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
-        "standing", "status", "report.", "service.", "maintain", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
+        "standing", "status", "report.", "service.", "changes", "maintain", "plan.", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {
         "catalog", "sources", "sinks", "feeds", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
         "warehouse", "reading", "local_lake", "rendering",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
-    "contracts": {"contracts", "kinds", "shop", "schedule"},
+    "contracts": {"contracts", "contract_rules", "kinds", "shop", "schedule"},
     "errors": {"errors", "failpoints", "instants", "loopback", "personal_data", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from

@@ -16,6 +16,7 @@ from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 
 from pipeline import files
 from pipeline.jvm import java_class
@@ -28,6 +29,7 @@ __all__ = [
     "newest_transaction",
     "newest_version",
     "table_id",
+    "table_schema",
     "transactions",
     "version_at",
     "version_of_batch",
@@ -66,6 +68,13 @@ def table_id(spark: SparkSession, path: str) -> str | None:
     if not DeltaTable.isDeltaTable(spark, path):
         return None
     return str(_newest_snapshot(spark, path).metadata().id())
+
+
+def table_schema(spark: SparkSession, path: str) -> T.StructType | None:
+    """The columns of the table at its newest version; None where there is no table."""
+    if not DeltaTable.isDeltaTable(spark, path):
+        return None
+    return T.StructType.fromJson(json.loads(_newest_snapshot(spark, path).metadata().schemaString()))
 
 
 def transactions(spark: SparkSession, path: str) -> dict[str, int]:

@@ -3,22 +3,28 @@
 Spark's checkpoint says how far a query has read, and nothing about what it has read and written. That is kept in
 `<checkpoint>/pipeline/`: `sources.json` (which topics, by their ids), `plan.json` (what must not change), both written
 before the first batch, and `tables.json` (the version of each table after a batch), written before Spark's own mark.
+
+What only compares writes nothing: `pipeline plan` asks the same rules before anything starts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 from pyspark.version import __version__ as spark_version
 
 from pipeline import checkpoints, files
+from pipeline.delta_log import table_schema
 from pipeline.errors import (
     CheckpointDamaged,
     CheckpointMismatch,
@@ -32,32 +38,79 @@ from pipeline.kafka_topics import Topic, Topics, describe
 from pipeline.sinks import transactions
 from pipeline.tables import local_path
 
-__all__ = ["check_plan", "check_sources", "check_tables", "require_space", "table_notes"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "check_columns",
+    "check_plan",
+    "check_sources",
+    "check_tables",
+    "compared_columns",
+    "compared_plan",
+    "compared_sources",
+    "note_rules",
+    "noted_rules",
+    "require_space",
+    "table_notes",
+]
+
+Difference = tuple[str, str, str]
+"""What differs, what it was then, what it is now."""
 
 _MEBIBYTE = 1024 * 1024
+_RULES = "contract.json"
 _STATEFUL = re.compile(r"EventTimeWatermark|Deduplicate|Aggregate|Join|TransformWithState|FlatMapGroups")
 _WINDOW = re.compile(r"precisetimestampconversion\(.*? - (-?\d+)\) % (\d+)")
+_BARE_PROJECT = re.compile(r"Project \[[\w, `]*\]$")
+_ALL_FIELDS = 2**31 - 1
+_LEAF = re.compile(r"(Streaming\w*|SubqueryAlias|View|\w*Relation\w*|LogicalRDD)\b")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a query stands to the one that made its checkpoint.
+
+    With `forbidden` differences it is another query, with `allowed` ones it goes on. `steps` are the stateful steps then and
+    now, where they are what differs. `note` is what a start notes of it.
+    """
+
+    forbidden: Sequence[Difference] = ()
+    allowed: Sequence[Difference] = ()
+    steps: tuple[Sequence[str], Sequence[str]] | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_sources(spark: SparkSession, *, query: str, checkpoint: str, topics: Topics) -> None:
     """That the topics are those the checkpoint has read, and still hold what comes next; noted for a new query.
 
-    A topic that has come in addition is read from its beginning, and noted. Raises PlanChanged where one is read no more,
-    TopicReplaced for a topic made anew under its old name, OffsetsLost for records
-    that have expired before they were read, or that were read and are there no more.
+    A topic that has come in addition is read from its beginning, and noted. Raises PlanChanged where one is read no more, and
+    as `compared_sources`.
+    """
+    found = compared_sources(spark, query=query, checkpoint=checkpoint, topics=topics)
+    if found.forbidden:
+        raise _plan_changed(query, checkpoint, found.forbidden)
+    _note(spark, checkpoint, "sources.json", found.note)
+
+
+def compared_sources(spark: SparkSession, *, query: str, checkpoint: str, topics: Topics) -> Comparison:
+    """The topics beside those that the checkpoint has read: one that is read no more is forbidden, one in addition allowed.
+
+    Raises TopicReplaced for a topic made anew under its old name, OffsetsLost for records that have expired before they were
+    read, or that were read and are there no more.
     """
     now = describe(spark, topics)
     ids = {name: topic.id for name, topic in sorted(now.items())}
-    noted = _noted(spark, query=query, checkpoint=checkpoint, name="sources.json", fresh=ids)
-    if not {*noted} <= {*ids}:
-        raise _plan_changed(query, checkpoint, [("topics", _listed(noted), _listed(ids))])
-    for name, known in noted.items():
-        if ids[name] != known:
+    then = _known(spark, query=query, checkpoint=checkpoint, name="sources.json")
+    known = then or {}
+    differences = [("topics", _listed(known), _listed(ids))]
+    if not {*known} <= {*ids}:
+        return Comparison(forbidden=differences)
+    for name, topic_id in known.items():
+        if ids[name] != topic_id:
             raise _topic_replaced(query, checkpoint, name)
-    if noted != ids:
-        files.replace_text(spark, f"{checkpoint}/pipeline/sources.json", json.dumps(ids, sort_keys=True))
     for name, partition, offset in checkpoints.next_offsets(spark, checkpoint):
         _require_offset(query, checkpoint, name, partition, offset, now.get(name))
+    return Comparison(allowed=differences if then is not None and known != ids else (), note=ids)
 
 
 def check_plan(
@@ -69,33 +122,107 @@ def check_plan(
     keys: Sequence[str],
     state_partitions: int | None,
 ) -> None:
-    """That the query is the one that made the checkpoint: PlanChanged names each difference; noted for a new query.
+    """That the query is the one that made the checkpoint, by `compared_plan`; noted as it is now.
 
-    Compared is what has left its traces in state and tables: the stateful steps with their keys, conditions, windows and
-    watermarks, the output mode, and the keys of the rows. What happens to a row before and between may change. The steps
-    are compared as Spark writes them, so only under one version of Spark. `state_partitions` are those asked for; with
-    None Spark goes on with those it has.
+    PlanChanged names each difference that must not be.
+    """
+    found = compared_plan(
+        rows,
+        query=query,
+        checkpoint=checkpoint,
+        output_mode=output_mode,
+        keys=keys,
+        state_partitions=state_partitions,
+    )
+    if found.forbidden:
+        raise _plan_changed(query, checkpoint, found.forbidden)
+    _note(rows.sparkSession, checkpoint, "plan.json", found.note)
+
+
+def compared_plan(
+    rows: DataFrame,
+    *,
+    query: str,
+    checkpoint: str,
+    output_mode: str,
+    keys: Sequence[str],
+    state_partitions: int | None,
+) -> Comparison:
+    """The query beside the one that made the checkpoint; no differences where none has made it yet.
+
+    Forbidden is what would differ from its traces in state and tables: the stateful steps with their keys, conditions,
+    windows and watermarks, the output mode, and the keys of the rows. What happens to a row before and between may change. The
+    steps are compared as Spark writes them, so only under one version of Spark. `state_partitions` are those asked for;
+    with None Spark goes on with those it has.
     """
     spark = rows.sparkSession
     partitions = int(spark.conf.get("spark.sql.shuffle.partitions") or 0)
+    steps = _stateful_steps(rows)
     now: dict[str, Any] = {
         "output mode": output_mode,
         "keys": [*keys],
         "state partitions": partitions,
         "spark": spark_version,
-        "stateful steps": _stateful_steps(rows),
+        "stateful steps": steps,
+        "whole plan": _whole_plan(rows),
     }
-    noted = _noted(spark, query=query, checkpoint=checkpoint, name="plan.json", fresh=now)
-    compared = ["output mode", "keys"]
-    compared += ["state partitions"] if state_partitions is not None and now["stateful steps"] else []
-    compared += ["stateful steps"] if noted.get("spark") == spark_version else []
+    then = _known(spark, query=query, checkpoint=checkpoint, name="plan.json")
+    if then is None:
+        return Comparison(note=now)
+    is_same_spark = then.get("spark") == spark_version
+    differing = [what for what in now if then.get(what) != now[what]]
+    must_stay = ["output mode", "keys"]
+    must_stay += ["state partitions"] if state_partitions is not None and steps else []
+    must_stay += ["stateful steps"] if is_same_spark else []
+    may_change = ["spark", *(["state partitions"] if state_partitions is None and steps else [])]
+    may_change += ["whole plan"] if is_same_spark else []
+    told = {what: (what, _listed(then.get(what)), _listed(now[what])) for what in differing}
+    return Comparison(
+        forbidden=[told[what] for what in must_stay if what in told],
+        allowed=[told[what] for what in may_change if what in told],
+        steps=(then["stateful steps"], steps) if "stateful steps" in {*differing} & {*must_stay} else None,
+        # Spark keeps to the partitions that the state was begun with.
+        note={**now, "state partitions": then.get("state partitions", partitions)},
+    )
+
+
+def note_rules(spark: SparkSession, *, checkpoint: str, rules: Mapping[str, Any]) -> None:
+    """Keep by which rules the records are judged from now on. No start is refused for them: a dead letter is not lost."""
+    _note(spark, checkpoint, _RULES, rules)
+
+
+def noted_rules(spark: SparkSession, *, checkpoint: str) -> Mapping[str, Any] | None:
+    """By which rules the last start judged; None where it was not noted."""
+    text = files.read_text(spark, f"{checkpoint}/pipeline/{_RULES}")
+    return None if text is None else dict(json.loads(text))
+
+
+def check_columns(
+    spark: SparkSession, *, query: str, checkpoint: str, tables: Mapping[str, T.StructType]
+) -> None:
+    """That the query's tables, where they are there, have the columns that it writes: PlanChanged otherwise."""
     differences = [
-        (what, _listed(noted.get(what)), _listed(now[what]))
-        for what in compared
-        if noted.get(what) != now[what]
+        difference
+        for path, schema in tables.items()
+        if (difference := compared_columns(spark, path, schema)) is not None
     ]
     if differences:
         raise _plan_changed(query, checkpoint, differences)
+
+
+def compared_columns(spark: SparkSession, path: str, schema: T.StructType) -> Difference | None:
+    """How the columns of the table differ from the schema, those that do; None where none does, or there is no table."""
+    stored = table_schema(spark, path)
+    if stored is None:
+        return None
+    then, now = ({one.name: one.dataType.simpleString() for one in columns} for columns in (stored, schema))
+    if then == now:
+        return None
+    told = [
+        ", ".join(f"{name} {type_}" for name, type_ in side.items() if other.get(name) != type_) or "none"
+        for side, other in ((then, now), (now, then))
+    ]
+    return f"columns of {path}", told[0], told[1]
 
 
 def check_tables(
@@ -175,14 +302,17 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
-def _noted(
-    spark: SparkSession, *, query: str, checkpoint: str, name: str, fresh: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What was noted before the first batch; until that has begun, `fresh` is noted."""
+def _known(spark: SparkSession, *, query: str, checkpoint: str, name: str) -> dict[str, Any] | None:
+    """What was noted; None until the first batch has begun."""
     if checkpoints.last_batch(spark, checkpoint) is None:
-        files.replace_text(spark, f"{checkpoint}/pipeline/{name}", json.dumps(fresh, sort_keys=True))
-        return dict(fresh)
+        return None
     return _read_note(spark, query=query, checkpoint=checkpoint, name=name)
+
+
+def _note(spark: SparkSession, checkpoint: str, name: str, noted: Mapping[str, Any]) -> None:
+    where, text = f"{checkpoint}/pipeline/{name}", json.dumps(noted, sort_keys=True)
+    if files.read_text(spark, where) != text:
+        files.replace_text(spark, where, text)
 
 
 def _read_note(spark: SparkSession, *, query: str, checkpoint: str, name: str) -> dict[str, Any]:
@@ -268,6 +398,25 @@ def _stateful_steps(rows: DataFrame) -> list[str]:
     plan: Any = rows._jdf
     lines = plan.queryExecution().analyzed().treeString().splitlines()
     return [step for line in lines if (step := _step(line))]
+
+
+def _whole_plan(rows: DataFrame) -> str:
+    """A mark of all that happens to a row, whatever the code that says so looks like.
+
+    Without what it is read from, and without steps that only choose columns: a seed is read another way at each start.
+    """
+    plan: Any = rows._jdf
+    text = plan.queryExecution().analyzed().treeString(True, False, _ALL_FIELDS, False, False)
+    steps = [_plain(line) for line in text.splitlines()]
+    told = [step for step in steps if not _LEAF.match(step) and not _BARE_PROJECT.match(step)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _plain(line: str) -> str:
+    """A line of a plan without its place in the tree, and without the numbers and ids that Spark gives anew each time."""
+    node = re.sub(r"#\d+L?", "", re.sub(r"^[ :+\-~]*", "", line))
+    node = re.sub(r"\b([a-z]+)_\d+\b", r"\1", node)  # the variable of a lambda
+    return re.sub(r"^(EventTimeWatermark) [0-9a-f-]{36},", r"\1", node).strip()
 
 
 def _step(line: str) -> str | None:

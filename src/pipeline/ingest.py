@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, contracts, exporter, ledger, lineage
+from pipeline import catalog, contracts, exporter, guards, ledger, lineage
 from pipeline.checkpoints import micro_batch
+from pipeline.contract_rules import rules_of
 from pipeline.contracts import ACCEPTED, DEAD
 from pipeline.failpoints import failpoint
 from pipeline.kafka_check import require_topics
@@ -31,7 +33,7 @@ from pipeline.tables import (
 )
 from pipeline.transforms.decode import accepted_events, classify, dead_letters
 
-__all__ = ["QUERY", "run", "start_ingest", "written_tables"]
+__all__ = ["QUERY", "run", "start_ingest", "stream_rows", "written_columns", "written_tables"]
 
 QUERY = ledger.INGEST
 
@@ -63,11 +65,11 @@ def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> Stre
     root, kinds, schemas = settings.lake.root, catalog.kinds(settings), catalog.schemas(settings)
     for name in (*_tables(settings), BATCH_LEDGER):
         create_table(spark, table_path(root, name), schemas[name])
-    records = stream_records(spark, settings, [*kinds], max_offsets=settings.ingest.max_offsets_per_trigger)
+    checkpoint = checkpoint_path(root, QUERY)
+    guards.check_columns(spark, query=QUERY, checkpoint=checkpoint, tables=written_columns(settings))
+    guards.note_rules(spark, checkpoint=checkpoint, rules=rules_of(kinds.values()))
     return start(
-        classify(
-            records, kinds.values()
-        ),  # as part of the stream it is planned once, inside a batch it would be for each
+        stream_rows(spark, settings),
         query=QUERY,
         root=root,
         tables=written_tables(settings),
@@ -79,8 +81,21 @@ def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> Stre
     )
 
 
+def stream_rows(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The classified records, not started. As part of the stream it is planned once, inside a batch it would be for each."""
+    kinds = catalog.kinds(settings)
+    records = stream_records(spark, settings, [*kinds], max_offsets=settings.ingest.max_offsets_per_trigger)
+    return classify(records, kinds.values())
+
+
 def written_tables(settings: Settings) -> list[str]:
-    return [table_path(settings.lake.root, name) for name in (*_tables(settings), BATCH_LEDGER)]
+    return [*written_columns(settings)]
+
+
+def written_columns(settings: Settings) -> dict[str, T.StructType]:
+    """By path of each table that ingest writes, what it holds."""
+    root, schemas = settings.lake.root, catalog.schemas(settings)
+    return {table_path(root, name): schemas[name] for name in (*_tables(settings), BATCH_LEDGER)}
 
 
 def _tables(settings: Settings) -> tuple[str, ...]:

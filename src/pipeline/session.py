@@ -144,18 +144,23 @@ def _java_options(settings: Settings) -> str:
 
 @contextmanager
 def _jvm_output_in_a_file() -> Iterator[None]:
-    """While the JVM is started, standard error is a file, which the JVM keeps: its launcher's warnings have no switch."""
+    """While the JVM is started, standard error and output are a file, which the JVM keeps: its launcher's warnings have no
+    switch, nor has what Delta prints when it has removed files.
+    """
+    sys.stdout.flush()
     sys.stderr.flush()
-    before = os.dup(2)
+    before = {number: os.dup(number) for number in (1, 2)}
     # For this user alone, and none that somebody else has put there: what Java says may quote rows.
     log, _ = tempfile.mkstemp(prefix=f"pipeline-spark-{os.getpid()}-", suffix=".log")
-    os.dup2(log, 2)
+    for number in before:
+        os.dup2(log, number)
     os.close(log)
     try:
         yield
     finally:
-        os.dup2(before, 2)
-        os.close(before)
+        for number, file in before.items():
+            os.dup2(file, number)
+            os.close(file)
 
 
 @contextmanager

@@ -274,6 +274,12 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Maintain:
+    retention_hours: Annotated[int, _between(24, 24 * 3650)]
+    max_files: Annotated[int, _between(2, 1_000_000)]
+
+
+@dataclass(frozen=True)
 class Logs:
     format: Annotated[str, _one_of("text", "json")]
 
@@ -327,6 +333,7 @@ class Settings:
     quality: Quality
     serve: Serve
     metrics: Metrics
+    maintain: Maintain
     logs: Logs
     lineage: Lineage
     alerts: Alerts

@@ -37,6 +37,7 @@ __all__ = [
     "insert_new",
     "merge",
     "replace",
+    "session_options",
     "transactions",
     "upsert",
 ]
@@ -118,7 +119,7 @@ def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) 
         is_better = view.precedence(_column_of("new")) > view.precedence(_column_of("stored"))
     merging = _merging(rows, path, view.keys, nearby=_is_between_their_times(rows, view))
     upserting = merging.whenMatchedUpdateAll(is_better).whenNotMatchedInsertAll()
-    with commit_lock(path), _session_options(spark, _as_settings(transaction.options)):
+    with commit_lock(path), session_options(spark, _as_settings(transaction.options)):
         upserting.execute()
 
 
@@ -232,7 +233,8 @@ def _locked(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterator[None]:
+def session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterator[None]:
+    """Settings of the session that hold inside the block."""
     for key, value in options.items():
         spark.conf.set(key, value)
     try:

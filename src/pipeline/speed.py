@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, checkpoints, feeding, ledger, lineage, versions
+from pipeline import catalog, checkpoints, feeding, guards, ledger, lineage, versions
 from pipeline.failpoints import failpoint
 from pipeline.feeds import feed_of, stream_of_feed
 from pipeline.kafka_check import require_topics
@@ -29,7 +29,7 @@ from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, local_path, table_path, view_path
 from pipeline.views import View, best_of_each_key
 
-__all__ = ["run", "run_versions", "start_view"]
+__all__ = ["run", "run_versions", "start_view", "stream_rows"]
 
 WORD_COUNTS = "word_counts"
 _FEED_EVERY_SECONDS = 1.0
@@ -158,8 +158,10 @@ def _start_all(
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
     table = view_path(settings.lake.root, view.name, "speed", view.label)
     create_table(spark, table, view.schema, properties=KEPT_HISTORY if view.is_seeded else None)
+    checkpoint = checkpoint_path(settings.lake.root, view.query)
+    guards.check_columns(spark, query=view.query, checkpoint=checkpoint, tables={table: view.schema})
     return start(
-        _rows(spark, settings, view),
+        stream_rows(spark, settings, view),
         query=view.query,
         root=settings.lake.root,
         tables=[table],
@@ -173,7 +175,8 @@ def start_view(spark: SparkSession, settings: Settings, view: View, *, once: boo
     )
 
 
-def _rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
+def stream_rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
+    """What the view's query gives, not started; a new seeded query's table is made a copy of the batch form."""
     events = [_events(spark, settings, view, kind) for kind in view.inputs]
     if not view.is_seeded or view.source is not None:  # a rebuild counts from the beginning itself
         return view.define(*events)

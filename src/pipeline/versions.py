@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from pipeline import catalog, files
@@ -36,6 +37,8 @@ __all__ = [
     "Versions",
     "changing",
     "enter",
+    "forget",
+    "live_until",
     "live_views",
     "read",
     "require_same_definition",
@@ -133,6 +136,44 @@ def enter(spark: SparkSession | None, settings: Settings, view: str, line: Line,
     assert subject is not None
     row = (view, subject.label, became, datetime.now(timezone.utc))
     _commit(spark, settings, row, {"lines": lines})
+
+
+def forget(spark: SparkSession | None, settings: Settings, version: View) -> None:
+    """Take a version that is not live out of its view's line, in one commit; none where it is not in it. Inside of `changing`."""
+    lines = _lines(spark, settings, None)
+    line = lines.get(version.name)
+    if line is None:
+        return
+    left = replace(
+        line,
+        before=tuple(made for made in line.before if made.label != version.label),
+        next=None if line.next is not None and line.next.label == version.label else line.next,
+    )
+    if left != line:
+        told = {name: asdict(one) for name, one in {**lines, version.name: left}.items()}
+        _commit(
+            spark,
+            settings,
+            (version.name, version.label, "dropped", datetime.now(timezone.utc)),
+            {"lines": told},
+        )
+
+
+def live_until(spark: SparkSession, settings: Settings, version: View) -> datetime | None:
+    """When another version took the place of this one; None where it is live, or never was."""
+    path = table_path(settings.lake.root, VIEW_VERSIONS)
+    if newest_version(spark, path) is None:
+        return None
+    rows = spark.read.format("delta").load(path).where(F.col("view") == version.name).orderBy("at").collect()
+    became_live = [
+        (row["version"], row["at"].replace(tzinfo=timezone.utc)) for row in rows if row["became"] == "live"
+    ]
+    is_first = version.label not in {row["version"] for row in rows}  # it was there before there was a line
+    labels = [*([version.label] if is_first else []), *(label for label, _ in became_live)]
+    times = [at for _, at in became_live] if is_first else [at for _, at in became_live[1:]]
+    ends = [end for label, end in zip(labels, times, strict=False) if label == version.label]
+    is_live = bool(labels) and labels[-1] == version.label
+    return None if is_live else max(ends, default=None)
 
 
 def _commit(

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.cli import change_it, dead_letters, look_at_it, prove_it, run_it, try_it
+from pipeline.cli import change_it, dead_letters, keep_it, look_at_it, prove_it, run_it, try_it
 from pipeline.cli.arguments import unknown
 from pipeline.cli.command import Arguments, Command
 from pipeline.errors import PipelineError, UsageError
@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
     "Look at it": look_at_it.COMMANDS,
     "Change it": change_it.COMMANDS,
     "Mend it": dead_letters.COMMANDS,
+    "Keep it": keep_it.COMMANDS,
 }
 
 

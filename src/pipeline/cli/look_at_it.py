@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from pipeline.cli import status
 from pipeline.cli.arguments import count, known_views, sorting
 from pipeline.cli.command import Arguments, Command
+from pipeline.errors import UsageError
 from pipeline.instants import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from pipeline.settings import Settings
 
@@ -35,12 +37,21 @@ def _query_options(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="as it was then, such as 2026-03-01T12:00:00Z: all tables and the horizon",
     )
+    parser.add_argument(
+        "--changed-between",
+        nargs=2,
+        metavar=("T1", "T2"),
+        help="instead: the served rows that differ between two moments, before and after, and how many events caused it",
+    )
     parser.add_argument("--limit", type=count, metavar="N", help="at most this many rows")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
 
 
 def _query(settings: Settings, arguments: Arguments) -> None:
     (view,) = known_views(settings, [arguments.view])
+    if arguments.changed_between is not None:
+        _changed(settings, view, arguments)
+        return
     order_by = sorting(arguments.order_by)
     as_of = None if arguments.as_of is None else instant(arguments.as_of, option="--as-of")
     from pipeline import console, querying, rendering
@@ -61,6 +72,51 @@ def _query(settings: Settings, arguments: Arguments) -> None:
     else:
         cells, numbers = rendering.table_cells(columns, rows)
         console.table(columns, cells, right=numbers)
+
+
+def _changed(settings: Settings, name: str, arguments: Arguments) -> None:
+    """Rows that changed, by key. Raises UsageError where another choice of rows is made at the same time."""
+    if arguments.where or arguments.order_by or arguments.as_of or arguments.layer != "served":
+        raise UsageError("--changed-between goes with --limit and --format only.")
+    first, second = (instant(text, option="--changed-between") for text in arguments.changed_between)
+    from pipeline import catalog, changes, console, rendering
+    from pipeline.starting import session
+
+    view = catalog.views(settings)[name]
+    found = changes.changed_rows(session(settings), settings, view, first, second).orderBy(*view.keys)
+    rows = (found if arguments.limit is None else found.limit(arguments.limit)).toLocalIterator()
+    columns = [*view.keys, "before", "after", "causes"]
+    if arguments.format == "json":
+        console.write_lines(rendering.json_lines(columns, map(tuple, rows)))
+        return
+    told = [
+        (*row[: len(view.keys)], _difference(row["before"], row["after"]), _causes(row["causes"]))
+        for row in rows
+    ]
+    columns = [*view.keys, "change", "because of"]
+    if arguments.format == "csv":
+        console.write_lines(rendering.csv_lines(columns, told))
+    else:
+        cells, numbers = rendering.table_cells(columns, told)
+        console.table(columns, cells, right=numbers)
+
+
+def _difference(before: Any, after: Any) -> str:
+    """Such as `hourly_spend 1.00 → 2.50`, of the values that differ; of a row that came or went only one side."""
+    from pipeline import rendering
+
+    names = (after or before).asDict()
+    sides = [{} if row is None else row.asDict() for row in (before, after)]
+    texts = [rendering.table_cells([*names], [[side.get(name) for name in names]])[0][0] for side in sides]
+    return ", ".join(
+        f"{name} {then} → {now}".replace("  ", " ")
+        for name, then, now in zip(names, *texts, strict=True)
+        if then != now
+    )
+
+
+def _causes(causes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in causes.items()) or "unexplained"
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:

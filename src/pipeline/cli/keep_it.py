@@ -1,0 +1,160 @@
+"""Commands for what changes: what a new start would meet, what time leaves behind."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pipeline.cli.arguments import unknown
+from pipeline.cli.command import Arguments, Command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from pipeline.plan import Report
+    from pipeline.settings import Settings
+
+__all__ = ["COMMANDS"]
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare code, configuration, checkpoints and tables before anything starts; nothing is written. Exit 1 if a start "
+        "would fail, or lose something."
+    )
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help="a view, or ingest (default: all)")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def _plan(settings: Settings, arguments: Arguments) -> int:
+    from pipeline import console, ledger, plan, versions
+    from pipeline.starting import session
+
+    live = versions.live_views(session(settings), settings)
+    known = {"ingest": ledger.INGEST, **{name: view.query for name, view in live.items()}}
+    for name in arguments.queries:
+        if name not in known and name not in known.values():
+            raise unknown("query", name, sorted(known))
+    report = plan.look(settings, only=[known.get(name, name) for name in arguments.queries])
+    if arguments.format == "json":
+        console.write_lines(_json_lines(report))
+    else:
+        console.write_lines(_text_lines(report))
+        for note in report.notes:
+            console.note(note)
+    return 1 if report.is_refused else 0
+
+
+def _json_lines(report: Report) -> Iterator[str]:
+    from dataclasses import asdict
+
+    from pipeline import rendering
+
+    parts: list[tuple[str, dict[str, Any]]] = [
+        ("query", {**asdict(query), **asdict(lag)})
+        for query, lag in zip(report.queries, report.catch_ups, strict=True)
+    ]
+    parts += [("table", asdict(table)) for table in report.tables]
+    parts += [("contract", asdict(report.contract))] if report.contract else []
+    parts += [("note", {"note": note}) for note in report.notes]
+    for name, values in parts:
+        row = {"plan": name, **values}
+        yield from rendering.json_lines([*row], [(*row.values(),)])
+
+
+def _text_lines(report: Report) -> Iterator[str]:
+    for columns, rows in _tables(report):
+        if rows:
+            yield from _table(columns, rows)
+            yield ""
+    contract = report.contract
+    if contract is not None:
+        told = f"contract: {contract.verdict}"
+        if contract.records is not None:
+            told += (
+                f"; of {contract.records} records of the last day {contract.rejected} more would be rejected, "
+                f"{contract.accepted} more accepted"
+            )
+        yield told
+        if contract.changes:
+            yield from _table(
+                ("rule", "then", "now", "effect"),
+                [(one.rule, one.then, one.now, one.effect) for one in contract.changes],
+            )
+
+
+def _tables(report: Report) -> Iterator[tuple[Sequence[str], Sequence[Sequence[Any]]]]:
+    queries = [
+        (
+            plan.query,
+            plan.verdict if plan.error is None else f"{plan.verdict}: {plan.error}",
+            ", ".join(plan.because),
+            plan.batch_id,
+            lag.lag_records,
+            {True: "yes", False: "NO", None: ""}[lag.is_held],
+            _whole(lag.records_per_second),
+            _whole(lag.seconds),
+        )
+        for plan, lag in zip(report.queries, report.catch_ups, strict=True)
+    ]
+    yield (
+        ("query", "start", "because of", "after batch", "unread", "Kafka holds it", "records/s", "seconds to catch up"),
+        queries,
+    )  # fmt: skip
+    yield (
+        ("query", "differs", "then", "now"),
+        [(plan.query, *difference) for plan in report.queries for difference in plan.differences],
+    )
+    yield (
+        ("table", "is", "has", "would have"),
+        [(one.table, one.verdict, one.has, one.would_have) for one in report.tables],
+    )
+
+
+def _maintain_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Put small files together, and remove files and versions of views that nobody needs any more; safe beside running "
+        "streams. How long something is kept: maintain.retention_hours."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def _maintain(settings: Settings, arguments: Arguments) -> None:
+    from pipeline import console, maintain, rendering
+
+    steps = maintain.run(settings, dry_run=arguments.dry_run)
+    columns = ("action", "table", "files", "bytes", "hours", "keeps")
+    rows = [tuple(getattr(one, name) for name in columns) for one in steps]
+    if arguments.format == "json":
+        console.write_lines(rendering.json_lines(columns, rows))
+    elif rows:
+        console.write_lines(_table(columns, rows))
+    else:
+        console.write_lines(["There is nothing to do."])
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    from pipeline import console, rendering
+
+    cells, numbers = rendering.table_cells(columns, rows)
+    return console.table_lines(columns, cells, right=numbers)
+
+
+COMMANDS = [
+    Command(
+        "plan", "what a start would meet; exit 1 if it would fail, or lose something", _plan, _plan_options
+    ),
+    Command(
+        "maintain",
+        "compact tables, remove what nobody needs any more",
+        _maintain,
+        _maintain_options,
+        is_job=True,
+    ),
+]
