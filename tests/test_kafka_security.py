@@ -75,7 +75,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        (lambda one: (one.at(), one.as_user("ingest", "wrong")), "login is wrong"),
+        (lambda one: (one.at(), one.as_user("ingest", "not-this-one")), "login is wrong"),
         (lambda one: (one.at(), one.as_user("nobody")), "login is wrong"),
         (lambda one: (one.at(), one.as_user("ingest", authority="unknown")), "unable to get local issuer"),
         (lambda one: (one.at("OTHERNAME"), one.as_user("ingest")), "not valid for '127.0.0.1'"),
@@ -237,7 +237,7 @@ def test_a_secured_broker_is_read_and_written_by_every_job(
     accounts = audit.run(as_(broker.as_user("audit")))
     assert not accounts.faults
     assert sum(one.gaps for one in accounts.partitions) > 0
-    refused = ask_kafka(None, as_(broker.as_user("status", "wrong")))
+    refused = ask_kafka(None, as_(broker.as_user("status", "not-this-one")))
     assert refused.silence
     assert "login is wrong" in refused.silence
 
