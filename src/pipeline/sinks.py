@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipeline import files
-from pipeline.delta_log import append_as, transactions
+from pipeline.delta_log import append_as, commit, newest_version, transactions
 from pipeline.tables import local_path
 from pipeline.views import View
 
@@ -32,6 +32,7 @@ __all__ = [
     "commit_lock",
     "create_table",
     "insert_new",
+    "keeping_metadata",
     "merge",
     "replace",
     "session_options",
@@ -39,6 +40,7 @@ __all__ = [
     "upsert",
 ]
 
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _SKIP_EMPTY_COMMITS = "spark.databricks.delta.skipRecordingEmptyCommits"
 
 _locks = threading.local()
@@ -185,6 +187,17 @@ def commit_lock(path: str) -> Iterator[None]:
             yield
         finally:
             held.discard(path)
+
+
+@contextmanager
+def keeping_metadata(spark: SparkSession, path: str) -> Iterator[None]:
+    """What is committed inside the block carries the metadata that the newest commit of the table has, if it has any."""
+    version = newest_version(spark, path)
+    newest = None if version is None else commit(spark, path, version)
+    metadata = None if newest is None else newest.metadata
+    options = {} if metadata is None else {_USER_METADATA: json.dumps(metadata, sort_keys=True)}
+    with session_options(spark, options):
+        yield
 
 
 @contextmanager
