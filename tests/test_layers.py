@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "assembly": {
         "ingest", "skipping", "starting", "versions", "feeding", "promotion", "kept_state",
         "speed", "batch", "published", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
-        "standing", "status", "report.", "service.", "changes", "maintain", "plan.", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
+        "standing", "status", "report.", "service.", "changes", "erase", "maintain", "plan.", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {
         "catalog", "sources", "sinks", "feeds", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipeline import files
-from pipeline.delta_log import append_as, transactions
+from pipeline.delta_log import append_as, commit, newest_version, transactions
 from pipeline.leases import Lease, can_lease
 from pipeline.tables import local_path
 from pipeline.views import View
@@ -35,6 +35,7 @@ __all__ = [
     "commit_lock",
     "create_table",
     "insert_new",
+    "keeping_metadata",
     "merge",
     "replace",
     "session_options",
@@ -42,6 +43,7 @@ __all__ = [
     "upsert",
 ]
 
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _SKIP_EMPTY_COMMITS = "spark.databricks.delta.skipRecordingEmptyCommits"
 
 _locks = threading.local()
@@ -229,6 +231,17 @@ def _locked(path: str) -> Iterator[None]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"_{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def keeping_metadata(spark: SparkSession, path: str) -> Iterator[None]:
+    """What is committed inside the block carries the metadata that the newest commit of the table has, if it has any."""
+    version = newest_version(spark, path)
+    newest = None if version is None else commit(spark, path, version)
+    metadata = None if newest is None else newest.metadata
+    options = {} if metadata is None else {_USER_METADATA: json.dumps(metadata, sort_keys=True)}
+    with session_options(spark, options):
         yield
 
 

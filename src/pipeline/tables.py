@@ -17,6 +17,7 @@ __all__ = [
     "BATCH_LEDGER",
     "BATCH_METRICS",
     "DEAD_LETTERS",
+    "ERASED_RECORDS",
     "ETL_DEAD_LETTERS",
     "FACT_ORDERS",
     "LATE_EVENTS",
@@ -54,6 +55,7 @@ LATE_EVENTS = "late_events"
 BATCH_LEDGER = "batch_ledger"
 BATCH_METRICS = "batch_metrics"
 SKIPPED_RECORDS = "skipped_records"
+ERASED_RECORDS = "erased_records"
 REPAIRS = "repairs"
 OFFSET_GAPS = "offset_gaps"
 RECONCILIATION = "reconciliation"
@@ -127,6 +129,11 @@ _SKIPPED_RECORDS = T.StructType(
         T.StructField("skipped_at", T.TimestampType(), nullable=False),
     ]
 )
+
+_ERASED_RECORDS = T.StructType(
+    [*contracts.RECORD_ADDRESS, T.StructField("erased_at", T.TimestampType(), nullable=False)]
+)
+"""The addresses of records that were removed from the log on somebody's behalf, and nothing that says of whom."""
 
 _DECISION = [
     T.StructField("status", T.StringType(), nullable=False),
@@ -231,6 +238,7 @@ one is live the newest commit says (`versions`)."""
 
 SCHEMAS = {
     SKIPPED_RECORDS: _SKIPPED_RECORDS,
+    ERASED_RECORDS: _ERASED_RECORDS,
     RAW_EVENTS: contracts.RAW_EVENTS,
     ORDER_EVENTS: contracts.ORDER_EVENTS,
     PRODUCT_EVENTS: KINDS[contracts.PRODUCTS].schema,

@@ -56,10 +56,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Account:
-    """A partition: delivered = raw_events + skipped; raw_events = accepted + dead + tombstones; accepted = distinct + duplicates.
+    """A partition: delivered = raw_events + skipped + erased; raw_events = accepted + dead + tombstones; accepted = distinct + duplicates.
 
     Offsets are half-open. `gaps` are offsets without a committed record, which were not delivered; `skipped` are records that
-    Spark could not read and ingest was told to go past; `dead` includes those repaired or discarded since; `behind` is what Kafka holds and ingest has not read yet (None: Kafka was not asked).
+    Spark could not read and ingest was told to go past, `erased` those that were removed on somebody's behalf; `dead` includes those repaired or discarded since; `behind` is what Kafka holds and ingest has not read yet (None: Kafka was not asked).
     """
 
     topic: str
@@ -70,6 +70,7 @@ class Account:
     delivered: int = 0
     raw_events: int = 0
     skipped: int = 0
+    erased: int = 0
     accepted: int = 0
     dead: int = 0
     repaired: int = 0

@@ -25,6 +25,7 @@ from pipeline.sinks import commit_lock, create_table
 from pipeline.sources import kafka_options, kind_of_topic, read_version
 from pipeline.tables import (
     DEAD_LETTERS,
+    ERASED_RECORDS,
     OFFSET_GAPS,
     RAW_EVENTS,
     REPAIRS,
@@ -85,8 +86,11 @@ def account_partitions(
         if span[1] - span[0] > (counts[place]["raw_events"] if place in counts else 0)
     }
     holes = _holes(spark, root, missing)
-    skips = _skipped(spark, root) if holes else {}
-    unskipped = {place: without(runs, skips.get(place, ())) for place, runs in holes.items()}
+    skips, erasures = (
+        (_named(spark, root, name) if holes else {}) for name in (SKIPPED_RECORDS, ERASED_RECORDS)
+    )
+    unerased = {place: without(runs, erasures.get(place, ())) for place, runs in holes.items()}
+    unskipped = {place: without(runs, skips.get(place, ())) for place, runs in unerased.items()}
     gaps, lost = _told_apart(
         spark, settings, {place: runs for place, runs in unskipped.items() if runs}, kafka
     )
@@ -108,7 +112,8 @@ def account_partitions(
                 gaps=gap_count,
                 delivered=end - first - gap_count,
                 raw_events=row.get("raw_events", 0),
-                skipped=length(holes.get(place, ())) - length(unskipped.get(place, ())),
+                skipped=length(unerased.get(place, ())) - length(unskipped.get(place, ())),
+                erased=length(holes.get(place, ())) - length(unerased.get(place, ())),
                 accepted=accepted,
                 dead=row.get("dead", 0),
                 repaired=row.get("repaired", 0),
@@ -231,9 +236,9 @@ def _holes(spark: SparkSession, root: str, spans: Mapping[Partition, Run]) -> di
     return dict(holes)
 
 
-def _skipped(spark: SparkSession, root: str) -> dict[Partition, list[Run]]:
-    """The records that ingest was told to go past."""
-    path = table_path(root, SKIPPED_RECORDS)
+def _named(spark: SparkSession, root: str, table: str) -> dict[Partition, list[Run]]:
+    """The records that a table names: those that ingest was told to go past, or that were erased."""
+    path = table_path(root, table)
     if newest_version(spark, path) is None:
         return {}
     offsets: dict[Partition, list[int]] = defaultdict(list)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from pipeline.cli.arguments import unknown
 from pipeline.cli.command import Arguments, Command
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,6 +137,62 @@ def _maintain(settings: Settings, arguments: Arguments) -> None:
         console.write_lines(["There is nothing to do."])
 
 
+def _erase_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Remove a customer's records from the log and their rows from every table, stream anew the views whose state may hold "
+        "them, and look whether anything is left. The shop, the warehouse and Kafka are not touched."
+    )
+    parser.add_argument("--customer", required=True, metavar="ID")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def _erase(settings: Settings, arguments: Arguments) -> int:
+    if not arguments.yes and not sys.stdin.isatty():
+        raise UsageError("Nobody can be asked here: say --yes to erase without a question.")
+    if not arguments.customer:
+        raise UsageError("--customer needs an id.")
+    from pipeline import console, erase, rendering
+
+    def is_confirmed(records: int) -> bool:
+        if arguments.yes:
+            return True
+        console.note(
+            f"Erase {records} records of {arguments.customer} and all rows made of them, for good? [y/N]"
+        )
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    report = erase.run(settings, arguments.customer, is_confirmed=is_confirmed)
+    if report is None:
+        console.write_lines(["Nothing has been erased."])
+        return 0
+    if arguments.format == "json":
+        told = {**vars(report), "tables": [vars(one) for one in report.tables], "hits": report.hits}
+        console.write_lines(rendering.json_lines([*told], [tuple(told.values())]))
+        return 1 if report.hits else 0
+    console.write_lines(
+        _table(
+            ("table", "rows erased", "rows left"), [(one.table, one.rows, one.hits) for one in report.tables]
+        )
+    )
+    rebuilt = ", ".join(f"{view} {label}" for view, label in report.rebuilt.items())
+    console.write_lines(
+        [
+            f"{report.records} records of the log are erased; {report.hits} rows of the customer are left.",
+            f"made anew: {rebuilt or 'nothing'}. Start these streams again: pipeline speed",
+            f"{report.mentions} records of others, and texts, name the id, and are left.",
+            f"The tables' history holds the rows until {report.history_until:%Y-%m-%dT%H:%MZ}, and until `pipeline maintain` runs then.",
+            *(
+                f"Kafka holds what it has of {topic} until {until:%Y-%m-%dT%H:%MZ}."
+                if until
+                else f"Kafka may hold records of {topic} for ever: delete them there, before ingest ever begins anew."
+                for topic, until in report.kafka_until.items()
+            ),
+        ]
+    )
+    return 1 if report.hits else 0
+
+
 def _whole(number: float | None) -> int | None:
     return None if number is None else round(number)
 
@@ -156,5 +214,11 @@ COMMANDS = [
         _maintain,
         _maintain_options,
         is_job=True,
+    ),
+    Command(
+        "erase",
+        "a customer out of the log, every table and every state; exit 1 if a row is left",
+        _erase,
+        _erase_options,
     ),
 ]

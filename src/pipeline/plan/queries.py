@@ -15,7 +15,7 @@ from pipeline.errors import DependencyError, PipelineError, RefusedToStart
 from pipeline.guards import Comparison, Difference
 from pipeline.kafka_check import require_topics
 from pipeline.settings import Settings
-from pipeline.sources import kafka_topics
+from pipeline.sources import kafka_options, kafka_topics
 from pipeline.standing import Query
 from pipeline.tables import checkpoint_path, table_path, view_path
 
@@ -111,7 +111,7 @@ def _comparisons(
         versions.require_same_definition(settings, [view])
     topics = kafka_topics(settings, [*query.kinds] if _reads_kafka(settings, query) else ())
     if topics.names:
-        require_topics(settings.kafka.bootstrap_servers, topics.names, options=settings.kafka.options)
+        require_topics(settings.kafka.bootstrap_servers, topics.names, options=kafka_options(settings))
     tables = tables_of(settings, query)
     guards.check_tables(spark, query=query.name, checkpoint=checkpoint, root=root, tables=tables)
     yield guards.compared_sources(spark, query=query.name, checkpoint=checkpoint, topics=topics)

@@ -1,0 +1,114 @@
+"""A customer is erased beside a stream that runs: nothing of them is left, everyone else's numbers stay, and streams go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from lake import Sent, at, cancellation, line, order, product, rows_of, send
+from pipeline import (
+    audit,
+    batch,
+    cli,
+    dead_letters,
+    erase,
+    ingest,
+    reconcile,
+    serving,
+    speed,
+    versions,
+)
+from pipeline.settings import Settings
+from pipeline.streaming import end_all
+from pipeline.tables import DEAD_LETTERS, ERASED_RECORDS, RAW_EVENTS, REPAIRS, table_path
+from pipeline.transforms.patches import merge_patch
+from pipeline.views import VIEWS
+
+pytestmark = pytest.mark.kafka
+
+OF_CUSTOMERS = ("customer_hourly_spend", "enriched_orders", "order_outcomes", "customer_totals")
+
+
+def fill(settings: Settings) -> None:
+    send(
+        settings,
+        [
+            product("p1", time=at(-5)),
+            order("o1", time=at(0), customer_id="gone", items=[line("p1")]),
+            order("o2", time=at(1), customer_id="gone-too", items=[line("p1")]),
+            order("o3", time=at(2), customer_id="gone", total="much", partition=1),
+            order("o4", time=at(3), customer_id="gone", total="more"),
+            Sent(b"order for gone: 3 pieces", key="k"),
+            Sent(b"order for gone-too: 3 pieces", key="k"),
+            cancellation("o2", time=at(4)),
+            Sent(b"whom the gods love is gone", kind="text-lines"),
+            order("clock", time=at(60 * 30), customer_id="clock"),
+            order("clock too", time=at(60 * 30), customer_id="clock", partition=1),
+            order("late", time=at(5), customer_id="gone"),
+        ],
+    )
+
+
+def customers(spark: SparkSession, settings: Settings) -> dict[str, set[str]]:
+    return {
+        name: {row["customer_id"] for row in rows_of(serving.read(spark, settings, VIEWS[name]))}
+        for name in OF_CUSTOMERS
+    }
+
+
+def test_a_customer_is_erased_and_everyone_else_stays(
+    spark: SparkSession, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(settings)
+    ingest.run(settings, once=True)
+    speed.run(settings, once=True)
+    topic = settings.kafka.topics.orders
+    patch = merge_patch('{"total": "3.00"}')
+    dead_letters.fix(settings, patch, addresses=[(topic, 1, 0)], author="ann", reason="agreed")
+    dead_letters.replay(settings)
+    batch.run(settings, until=at(120))
+    Path(settings.lake.root, "reconciliation.md").write_text("| gone | 10.00 |")
+    before = {name: rows_of(serving.read(spark, settings, VIEWS[name])) for name in OF_CUSTOMERS}
+
+    running = [ingest.start_ingest(spark, settings, once=False)]
+    try:
+        report = erase.run(settings, "gone", is_confirmed=lambda records: records == 5)
+        assert report is not None
+        send(settings, [order("o9", time=at(60 * 30 + 5), customer_id="new")])
+        running[0].processAllAvailable()
+        assert running[0].isActive
+    finally:
+        end_all(running)
+    assert report.hits == 0
+    assert (report.records, report.mentions) == (5, 1)
+    assert {*report.rebuilt} == {*OF_CUSTOMERS}
+    assert {one.table: one.rows for one in report.tables}[DEAD_LETTERS] == 3
+    assert not Path(settings.lake.root, "reconciliation.md").exists()
+    for table, column in ((RAW_EVENTS, "value"), (DEAD_LETTERS, "value"), (REPAIRS, "repaired_value")):
+        left = spark.read.format("delta").load(table_path(settings.lake.root, table)).collect()
+        assert [row for row in left if b'"gone"' in bytes(row[column] or b"")] == []
+    assert spark.read.format("delta").load(table_path(settings.lake.root, ERASED_RECORDS)).count() == 5
+
+    speed.run(settings, once=True)
+    found = customers(spark, settings)
+    assert all("gone" not in names for names in found.values())
+    assert found["customer_hourly_spend"] == {"gone-too", "clock", "new"}
+    after = {name: rows_of(serving.read(spark, settings, VIEWS[name])) for name in OF_CUSTOMERS}
+    for name in OF_CUSTOMERS:
+        others = [row for row in before[name] if row["customer_id"] == "gone-too"]
+        assert [row for row in after[name] if row["customer_id"] == "gone-too"] == others
+        assert [path.name for path in (Path(settings.lake.root) / "views" / name).glob("v*")] == ["v1r1"]
+    accounts = audit.run(settings)
+    assert accounts.faults == [], accounts.faults
+    assert sum(one.erased for one in accounts.partitions) == 5
+    batch.run(settings, until=at(120))
+    assert [one.unexplained for one in reconcile.run(settings, views=OF_CUSTOMERS)] == [0, 0, 0, 0]
+
+    again = erase.run(settings, "gone", is_confirmed=lambda _: True)
+    assert again is not None
+    assert (again.records, again.rebuilt, again.hits) == (0, {}, 0)
+    assert versions.read(spark, settings).line("enriched_orders").live.label == "1r1"
+    assert cli.main(["erase", "--customer", "gone", f"--set=lake.root={settings.lake.root}"]) == 2
+    assert "--yes" in capsys.readouterr().err
