@@ -217,7 +217,7 @@ COMMANDS = [
     ),
     Command(
         "erase",
-        "a customer out of the log, every table and every state; exit 1 if a row is left",
+        "a customer out of the log, every table and state; exit 1 if a row is left",
         _erase,
         _erase_options,
     ),
