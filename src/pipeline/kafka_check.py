@@ -25,7 +25,7 @@ _SILENT = logging.getLogger("pipeline.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
-_ATTEMPT_SECONDS = 1.0
+_FIRST_ATTEMPT_SECONDS = 1.0
 _PATIENCE_SECONDS = 3.0
 """How long another broker may take to let us in where one has refused to."""
 _SHAKE_SECONDS = 3.0
@@ -97,14 +97,20 @@ def known_topics(
     options = options or {}
     told: list[KafkaError] = []
     client = admin_client(bootstrap_servers, options, error_cb=told.append)
-    deadline, patience = time.monotonic() + timeout_seconds, None
+    deadline, patience, is_deaf = time.monotonic() + timeout_seconds, None, None
+    attempt_seconds = _FIRST_ATTEMPT_SECONDS
     while True:
         left = max(0.1, deadline - time.monotonic())
         try:
-            return client.list_topics(timeout=min(left, _ATTEMPT_SECONDS)).topics
+            return client.list_topics(timeout=min(left, attempt_seconds)).topics
         except KafkaException as error:
             client.poll(0)
-            if patience is None and (_is_refusal(told) or _is_deaf_to_plain_text(bootstrap_servers, options)):
+            attempt_seconds *= 2  # a broker with much to do answers late
+            if is_deaf is None:
+                asked_at = time.monotonic()
+                is_deaf = _is_deaf_to_plain_text(bootstrap_servers, options)
+                deadline += time.monotonic() - asked_at
+            if patience is None and (_is_refusal(told) or is_deaf):
                 patience = time.monotonic() + (_PATIENCE_SECONDS if "," in bootstrap_servers else 0)
             if time.monotonic() > min(deadline, patience or deadline):
                 why = _refusal(bootstrap_servers, told, options)
