@@ -8,7 +8,7 @@ from pathlib import Path
 
 from events import Preloaded
 
-__all__ = ["CANDIDATES", "WORKLOADS", "command_of", "ingest"]
+__all__ = ["CANDIDATES", "WORKLOADS", "command_of", "ingest", "job"]
 
 HERE = Path(__file__).parent
 
@@ -43,7 +43,7 @@ def command_of(
     """`lake` is where ingest has put the events, for those who rebuild; what they make goes to `out`, the pipeline's into its lake."""
     if candidate == "pipeline":
         root = lake if workload.startswith("rebuild") else out
-        return _job(_PIPELINE_JOBS[workload], loaded, root, settings)
+        return job(_PIPELINE_JOBS[workload], loaded, root, settings)
     if candidate == "duckdb_rebuild":
         arguments = ["--lake", str(lake), "--out", str(out)]
     else:
@@ -60,10 +60,11 @@ def command_of(
 
 
 def ingest(loaded: Preloaded, lake: Path) -> list[str]:
-    return _job("ingest", loaded, lake, ())
+    return job("ingest", loaded, lake, ())
 
 
-def _job(job: str, loaded: Preloaded, root: Path, settings: tuple[str, ...]) -> list[str]:
+def job(name: str, loaded: Preloaded, root: Path, settings: tuple[str, ...]) -> list[str]:
+    """A job of the pipeline (pipeline_job.py) with that lake."""
     given = {
         "kafka.bootstrap_servers": loaded.bootstrap,
         "kafka.topics.orders": loaded.orders,
@@ -73,4 +74,4 @@ def _job(job: str, loaded: Preloaded, root: Path, settings: tuple[str, ...]) -> 
         "lake.root": str(root),
     }
     overrides = [f"{key}={value}" for key, value in given.items()]
-    return [sys.executable, str(HERE / "pipeline_job.py"), job, *overrides, *settings]
+    return [sys.executable, str(HERE / "pipeline_job.py"), name, *overrides, *settings]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +15,19 @@ import pytest
 from pyspark.sql import SparkSession
 
 import judge
+from cluster.submitting import overrides
+from commands import PIPELINE
 from lake import Sent, at, fresh, kinds_of, order, send
-from object_store import object_store, options
-from pipeline import batch, files, ingest, leases, speed, stopping
+from object_store import LOGIN, object_store, options
+from pipeline import batch, checkpoints, files, ingest, leases, speed, stopping
 from pipeline.cli import main
 from pipeline.errors import AlreadyRunning, LeaseLost
 from pipeline.jars import OPTIONAL, spark_jars
 from pipeline.leases import Lease
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock
+from pipeline.tables import checkpoint_path
+from pipeline.views import VIEWS
 from reference import accepted_log, read_records
 
 pytestmark = [
@@ -85,6 +92,60 @@ def test_both_layers_are_exact_on_s3_and_leave_no_lock(
     asked = ["query", VIEW, "--format", "csv", "--set", f"lake.root={here.lake.root}", "--env", "test"]
     assert main(asked) == 0
     assert "c2,2026-01-01T13:00:00Z" in capsys.readouterr().out
+
+
+def test_two_drivers_share_a_lake(
+    spark: SparkSession, base_settings: Settings, bootstrap: str, store: str, tmp_path: Path
+) -> None:
+    """Both enter their batches in the same ledger, one after the other."""
+    local = fresh(base_settings, bootstrap, Path("elsewhere"))
+    here = replace(local, lake=replace(local.lake, root=f"{store}/shared"))
+    send(here, SENT)
+    with ingesting(here, spark.conf.get("fs.s3a.endpoint"), tmp_path / "log") as driver:
+        for number in range(4):
+            send(here, [order(f"o{number}", time=at(10 * number), partition=number % 2)])
+            speed.run(here, views=[VIEW], once=True)
+        records = read_records(bootstrap, judge.topics_in(here))
+        ends = {(record.topic, record.partition, record.offset + 1) for record in records}
+        newest = {(topic, number): end for topic, number, end in sorted(ends)}
+        while not newest.items() <= read_by_ingest(spark, here).items():
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+    assert driver.returncode == 0, (tmp_path / "log").read_text()
+    entries = judge.ledger(spark, here)
+    judge.check_log(spark, here, records)
+    judge.check_ledger(entries, here, records, [ingest.QUERY, VIEWS[VIEW].query])
+    judge.check_speed(spark, here, VIEW, judge.counted_log(entries, here, VIEW, records))
+
+
+@contextmanager
+def ingesting(here: Settings, endpoint: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`pipeline ingest` in a process of its own, told to stop at the end of the block."""
+    without_login = {key: value for key, value in options(endpoint).items() if not key.endswith(".key")}
+    more = [
+        part
+        for key, value in without_login.items()
+        for part in ("--set", f"spark.conf.spark.hadoop.{key}={value}")
+    ]
+    with log.open("wb") as output:
+        driver = subprocess.Popen(
+            [str(PIPELINE), "ingest", *overrides(here), *more],
+            env={**os.environ, **LOGIN},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield driver
+        driver.terminate()
+        driver.wait(120)
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def read_by_ingest(spark: SparkSession, here: Settings) -> dict[tuple[str, int], int]:
+    offsets = checkpoints.next_offsets(spark, checkpoint_path(here.lake.root, ingest.QUERY))
+    return {(topic, number): end for topic, number, end in offsets}
 
 
 def test_a_lock_has_one_holder_and_a_dead_holder_is_found_out(

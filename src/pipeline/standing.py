@@ -41,7 +41,7 @@ __all__ = ["Kafka", "Query", "Standing", "Waiting", "ask_kafka", "queries", "sta
 
 _MOST_BATCHES = 20
 _RATE_SECONDS = 300.0
-_KAFKA_SECONDS = 3.0
+_KAFKA_SECONDS = 10.0
 
 
 @dataclass(frozen=True)

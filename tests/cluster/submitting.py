@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cluster.standalone import Cluster
 from pipeline.devservices.ports import HOST
 from pipeline.settings import Settings
 
-__all__ = ["Checkout", "Job", "overrides"]
+__all__ = ["Checkout", "Job", "ended", "overrides"]
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 900.0
@@ -36,8 +37,23 @@ class Job:
     def succeed(self, *, codes: Sequence[int] = (0,)) -> None:
         assert self.process.wait(TIMEOUT_SECONDS) in codes, self.said()
 
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
     def said(self) -> str:
         return f"{self.name}: exit code {self.process.poll()}\n{self.log.read_text(errors='replace')[-6000:]}"
+
+
+@contextmanager
+def ended(jobs: Sequence[Job]) -> Iterator[None]:
+    """What of them still runs at the end of the block, because something has failed, is killed."""
+    try:
+        yield
+    finally:
+        for job in jobs:
+            job.kill()
 
 
 @dataclass

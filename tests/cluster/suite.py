@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import judge
 from cluster.standalone import Cluster, cluster
-from cluster.submitting import Checkout, overrides
+from cluster.submitting import Checkout, ended, overrides
 from cluster.waiting import has_read, in_a_batch, newest, wait_until
 from crash import logs
 from lake import at, fresh, kinds_of, send
@@ -63,7 +63,7 @@ def play(
     source, warehouse = databases(server)
     seed(source)
     given = overrides(here, postgres__source_url=source, postgres__warehouse_url=warehouse)
-    cut = [*given, "--set", "ingest.max_offsets_per_trigger=7", "--set", "speed.max_offsets_per_trigger=7"]
+    cut = [*given, "--set", "ingest.max_offsets_per_trigger=20", "--set", "speed.max_offsets_per_trigger=20"]
     halves = ["--total-executor-cores", "2", "--executor-cores", "1"]
     send(here, logs.piece(rng, 0))
     with told("ingest and speed, streaming"):
@@ -72,19 +72,20 @@ def play(
             checkout.submit(where, "speed", cut, options=halves),
         ]
         queries = [ingest.QUERY, *(view.query for view in VIEWS.values())]
-        wait_until(lambda: all(newest(here, query, "commits") >= 0 for query in queries), running)
-        for number in range(1, PIECES):
-            send(here, logs.piece(rng, number))
-        if kill is not None:
-            wait_until(lambda: in_a_batch(here, VIEWS["customer_totals"].query), running)
-            kill()
-            print("a worker is killed", flush=True)
-        send(here, logs.ending(PIECES))
-        records = read_records(here.kafka.bootstrap_servers, judge.topics_in(here))
-        ends = {(record.topic, record.partition): record.offset + 1 for record in records}
-        wait_until(lambda: all(has_read(here, query, ends) for query in queries), running)
-        for job in running:
-            job.stop()
+        with ended(running):
+            wait_until(lambda: all(newest(here, query, "commits") >= 0 for query in queries), running)
+            for number in range(1, PIECES):
+                send(here, logs.piece(rng, number))
+            if kill is not None:
+                wait_until(lambda: in_a_batch(here, VIEWS["customer_totals"].query), running)
+                kill()
+                print("a worker is killed", flush=True)
+            send(here, logs.ending(PIECES))
+            records = read_records(here.kafka.bootstrap_servers, judge.topics_in(here))
+            ends = {(record.topic, record.partition): record.offset + 1 for record in records}
+            wait_until(lambda: all(has_read(here, query, ends) for query in queries), running)
+            for job in running:
+                job.stop()
     submit = done(checkout, where)
     submit("batch", [*given, "--until", UNTIL.isoformat()])
     submit("query", ["customer_hourly_spend", *given, "--format", "json"])

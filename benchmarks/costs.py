@@ -1,0 +1,208 @@
+"""What only this project can be asked: start-up, growth, a log of many files, the price of each output, keyed state.
+
+Each part prints a line for each round, and the medians with minimum and maximum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+from deltalake import DeltaTable
+from drains import command_of, job
+from events import Preloaded, preload
+from measure import measured
+
+from pipeline.devservices import kafka
+from pipeline.ingest import QUERY
+
+Of = TypeVar("Of")
+
+_LIVE_FILES = 20_000
+_FEW_FILES = 100
+_NEAR = 25
+"""Batches on each side of the one that growth looks at."""
+
+
+def start(loaded: Preloaded, folder: Path, rounds: int) -> None:
+    """From the start of the process to its first commit with rows, this and plain Spark; and `pipeline --help`."""
+    times: dict[str, list[float]] = {"pipeline": [], "plain_spark": [], "help": []}
+    few = ("ingest.max_offsets_per_trigger=1000",)
+    for number in range(rounds):
+        for name, table, first in _in_turn(
+            [("pipeline", "raw_events", 1), ("plain_spark", "", 0)], is_reversed=number % 2
+        ):
+            out = folder / f"{name}-{number}"
+            command = command_of(name, "log", loaded, out=out, lake=out, settings=few)
+            times[name].append(_seconds_to_commit(command, out / table, first))
+        times["help"].append(_seconds([str(Path(sys.executable).with_name("pipeline")), "--help"]))
+    _tell(times, "s", ratios={"plain_spark / pipeline": ("plain_spark", "pipeline")})
+
+
+def growth(loaded: Preloaded, folder: Path, rounds: int) -> None:
+    """The time of a micro-batch of ingest, 500 records each, at its commit 100 and at the last hundred's middle."""
+    times: dict[str, list[float]] = {}
+    for number in range(rounds):
+        lake = folder / f"lake-{number}"
+        settings = ("ingest.max_offsets_per_trigger=500", "ingest.trigger=0 seconds", "metrics.history=kept")
+        measured(job("ingest", loaded, lake, settings), timeout_seconds=7200)
+        durations = _durations(lake)
+        for middle in (100, 500, 1000, 1500, 2000):
+            if near := [durations[batch] for batch in durations if abs(batch - middle) <= _NEAR]:
+                times.setdefault(f"commit {middle}", []).append(statistics.median(near))
+    _tell(times, "ms", ratios={"2000 / 100": ("commit 2000", "commit 100")})
+
+
+def files(loaded: Preloaded, folder: Path, rounds: int) -> None:
+    """The time of a micro-batch of ingest, 500 records each, into tables of 100 and of 20,000 live files."""
+    times: dict[str, list[float]] = {"few": [], "many": []}
+    settings = ("ingest.max_offsets_per_trigger=500", "ingest.trigger=0 seconds", "metrics.history=kept")
+    for number in range(rounds):
+        for name, count in _in_turn([("few", _FEW_FILES), ("many", _LIVE_FILES)], is_reversed=number % 2):
+            lake = folder / f"{name}-{number}"
+            command = job("ingest", loaded, lake, settings)
+            _run_until(command, lake, batch=5)
+            for table in ("raw_events", "order_events"):
+                _add_files(lake / table, count)
+            _run_until(command, lake, batch=5 + 3 * _NEAR)
+            durations = _durations(lake)
+            times[name].append(statistics.median(durations[batch] for batch in durations if batch >= _NEAR))
+            shutil.rmtree(lake)
+    _tell(times, "ms", ratios={"20,000 / 100": ("many", "few")})
+
+
+def outputs(loaded: Preloaded, folder: Path, rounds: int) -> None:
+    """CPU of ingest, in all: with all of its tables, and with the dearest alone."""
+    _compare_cpu(loaded, folder, rounds, {"all": "ingest", "order_events alone": "ingest:order_events"})
+
+
+def state(loaded: Preloaded, folder: Path, rounds: int) -> None:
+    """CPU of totals per customer, in all: as keyed state, and by Spark's own aggregation."""
+    _compare_cpu(
+        loaded, folder, rounds, {"keyed": "speed:customer_totals", "built in": "built-in:customer_totals"}
+    )
+
+
+def _compare_cpu(loaded: Preloaded, folder: Path, rounds: int, jobs: Mapping[str, str]) -> None:
+    first, second = jobs
+    found: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(rounds):
+        for name, what in _in_turn([*jobs.items()], is_reversed=number % 2):
+            lake = folder / "lake"
+            cost = measured(job(what, loaded, lake, ()), timeout_seconds=3600)
+            found[name].append(cost.cpu_seconds * 1e6 / loaded.records)
+            shutil.rmtree(lake)
+            print(f"{name}: {found[name][-1]:.1f} µs/event, drain {cost.drain_seconds:.1f} s", flush=True)
+    _tell(found, "CPU µs/event", ratios={f"{first} / {second}": (first, second)})
+
+
+PARTS: Mapping[str, Callable[[Preloaded, Path, int], None]] = {
+    part.__name__: part for part in (start, growth, files, outputs, state)
+}
+
+
+def _in_turn(these: Sequence[Of], *, is_reversed: int) -> Sequence[Of]:
+    return [*reversed(these)] if is_reversed else these
+
+
+def _seconds(command: Sequence[str]) -> float:
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def _seconds_to_commit(command: Sequence[str], table: Path, version: int) -> float:
+    commit = table / "_delta_log" / f"{version:020d}.json"
+    began = time.monotonic()
+    running = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not commit.exists():
+        if running.poll() is not None:
+            raise RuntimeError(f"{command[1]} has ended without a commit")
+        time.sleep(0.01)
+    took = time.monotonic() - began
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    return took
+
+
+def _run_until(command: Sequence[str], lake: Path, *, batch: int) -> None:
+    """Until the query has finished that batch, as an operator would end it."""
+    commit = lake / "_checkpoints" / QUERY / "commits" / str(batch)
+    running = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not commit.exists() and running.poll() is None:
+        time.sleep(0.05)
+    running.terminate()
+    if running.wait():
+        raise RuntimeError(f"{command[1]} has ended with code {running.returncode}")
+
+
+def _add_files(table: Path, count: int) -> None:
+    """As many live files more: each another name of a file that is there, all in one commit."""
+    version = DeltaTable(table).version()
+    adds = [
+        add["add"]
+        for line in (table / "_delta_log" / f"{version:020d}.json").read_text().splitlines()
+        if "add" in (add := json.loads(line))
+    ]
+    lines = [json.dumps({"commitInfo": {"operation": "WRITE", "operationParameters": {"mode": "Append"}}})]
+    for number in range(count):
+        name = f"more-{number:06d}.parquet"
+        os.link(table / adds[0]["path"], table / name)
+        lines.append(json.dumps({"add": {**adds[0], "path": name}}))
+    (table / "_delta_log" / f"{version + 1:020d}.json").write_text("\n".join(lines) + "\n")
+
+
+def _durations(lake: Path) -> dict[int, int]:
+    """Milliseconds by batch of ingest."""
+    query = "SELECT batch_id, duration_ms FROM delta_scan(?) WHERE query = ? ORDER BY batch_id"
+    return dict(duckdb.execute(query, [str(lake / "batch_metrics"), QUERY]).fetchall())
+
+
+def _tell(found: Mapping[str, list[float]], unit: str, *, ratios: Mapping[str, tuple[str, str]]) -> None:
+    for name, values in found.items():
+        print(f"{name}: {_spread(values)} {unit}, {len(values)} rounds", flush=True)
+    for name, (one, other) in ratios.items():
+        pairs = [a / b for a, b in zip(found.get(one, ()), found.get(other, ()), strict=False)]
+        if pairs:
+            print(f"{name}: {_spread(pairs)}", flush=True)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--events", type=int, default=1_050_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path.home() / ".pipeline" / "bench",
+        help="the broker's data and the answers, kept",
+    )
+    options = parser.parse_args()
+    with kafka.broker(options.folder / "kafka") as broker, tempfile.TemporaryDirectory() as folder:
+        loaded = preload(broker.bootstrap_servers, options.folder, events=options.events, seed=7, told=print)
+        PARTS[options.part](loaded, Path(folder), options.rounds)
+
+
+if __name__ == "__main__":
+    main()
