@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -45,6 +46,7 @@ __all__ = [
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _SKIP_EMPTY_COMMITS = "spark.databricks.delta.skipRecordingEmptyCommits"
+_QUARTER = timedelta(hours=6)
 
 _locks = threading.local()
 _counting = threading.Lock()
@@ -160,10 +162,11 @@ def _merging(
 
 
 def _is_between_their_times(rows: DataFrame, view: View) -> Column | None:
-    """That a stored row's time lies between the first and the last of the rows' own, where the key has a time.
+    """That a stored row's time lies near those of the rows, where the key has a time.
 
     It follows from the key, but only literals let Delta pass over files: a batch then reads what lies near it in time, however
-    long the table has grown.
+    long the table has grown. They stand in the generated code of the merge, so they are whole quarters of days: most batches
+    have those of the batch before, and its compiled code.
     """
     times = [
         field.name
@@ -177,8 +180,19 @@ def _is_between_their_times(rows: DataFrame, view: View) -> Column | None:
         *[F.max(name).alias(f"last_{name}") for name in times],
     ).collect()
     return reduce(
-        and_, [F.col(f"stored.{name}").between(ends[f"first_{name}"], ends[f"last_{name}"]) for name in times]
+        and_,
+        [
+            F.col(f"stored.{name}").between(
+                _quarter(ends[f"first_{name}"]), _quarter(ends[f"last_{name}"]) + _QUARTER
+            )
+            for name in times
+        ],
     )
+
+
+def _quarter(time: datetime) -> datetime:
+    """The beginning of the quarter of a day that it lies in."""
+    return time.replace(hour=time.hour // 6 * 6, minute=0, second=0, microsecond=0)
 
 
 def append_with(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:

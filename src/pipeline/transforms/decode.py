@@ -163,10 +163,11 @@ def _once(value: Column) -> Column:
     """The value, which the optimizer may neither copy into a filter below nor into the projections above.
 
     It would: a condition on `fate` would be pushed through, and each record parsed once more for every branch.
-    Expressions that are not deterministic stay where they are, and this one claims to be such: the random number, never
-    negative, decides nothing. (Spark sees through `rand() >= 0` and drops it, hence the sign.)
+    Expressions that are not deterministic stay where they are, and the number of a partition, never negative, counts as such;
+    it decides nothing. (A random number would do the same, but a stream gives it a new seed in every micro-batch, which
+    changes the generated code: it would be compiled anew each time, and run cold.)
     """
-    return F.when(-F.rand(seed=0) <= 0, value)
+    return F.when(F.spark_partition_id() >= 0, value)
 
 
 def _text() -> Column:
