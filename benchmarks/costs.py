@@ -170,8 +170,9 @@ def _add_files(table: Path, count: int) -> None:
 
 def _durations(lake: Path) -> dict[int, int]:
     """Milliseconds by batch of ingest."""
-    query = "SELECT batch_id, duration_ms FROM delta_scan(?) WHERE query = ? ORDER BY batch_id"
-    return dict(duckdb.execute(query, [str(lake / "batch_metrics"), QUERY]).fetchall())
+    files = DeltaTable(lake / "batch_metrics").file_uris()
+    query = "SELECT batch_id, duration_ms FROM read_parquet(?) WHERE query = ? ORDER BY batch_id"
+    return dict(duckdb.execute(query, [files, QUERY]).fetchall())
 
 
 def _tell(found: Mapping[str, list[float]], unit: str, *, ratios: Mapping[str, tuple[str, str]]) -> None:

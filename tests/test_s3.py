@@ -102,7 +102,7 @@ def test_two_drivers_share_a_lake(
     here = replace(local, lake=replace(local.lake, root=f"{store}/shared"))
     send(here, SENT)
     with ingesting(here, spark.conf.get("fs.s3a.endpoint"), tmp_path / "log") as driver:
-        for number in range(4):
+        for number in range(2):
             send(here, [order(f"o{number}", time=at(10 * number), partition=number % 2)])
             speed.run(here, views=[VIEW], once=True)
         records = read_records(bootstrap, judge.topics_in(here))

@@ -28,7 +28,7 @@ from pipeline.streaming import QueryFailed
 
 pytestmark = pytest.mark.kafka
 
-IN_CI = "1-5"
+IN_CI = "1-4"
 KILLS_IN_CI = "1"
 
 
