@@ -52,7 +52,7 @@ def start(loaded: Preloaded, folder: Path, rounds: int) -> None:
 
 
 def growth(loaded: Preloaded, folder: Path, rounds: int) -> None:
-    """The time of a micro-batch of ingest, 500 records each, at its commit 100 and at the last hundred's middle."""
+    """The time of a micro-batch of ingest, 500 records each, around its commits 100 to 2,000."""
     times: dict[str, list[float]] = {}
     for number in range(rounds):
         lake = folder / f"lake-{number}"

@@ -6,7 +6,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -101,17 +101,15 @@ def test_two_drivers_share_a_lake(
     local = fresh(base_settings, bootstrap, Path("elsewhere"))
     here = replace(local, lake=replace(local.lake, root=f"{store}/shared"))
     send(here, SENT)
-    with ingesting(here, spark.conf.get("fs.s3a.endpoint"), tmp_path / "log") as driver:
+    with ingesting(here, spark.conf.get("fs.s3a.endpoint"), log := tmp_path / "log") as driver:
+        wait_until(lambda: bool(read_by_ingest(spark, here)), driver, log)  # from here on both commit
         for number in range(2):
             send(here, [order(f"o{number}", time=at(10 * number), partition=number % 2)])
             speed.run(here, views=[VIEW], once=True)
         records = read_records(bootstrap, judge.topics_in(here))
-        ends = {(record.topic, record.partition, record.offset + 1) for record in records}
-        newest = {(topic, number): end for topic, number, end in sorted(ends)}
-        while not newest.items() <= read_by_ingest(spark, here).items():
-            assert driver.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.2)
-    assert driver.returncode == 0, (tmp_path / "log").read_text()
+        ends = {(record.topic, record.partition): record.offset + 1 for record in records}
+        wait_until(lambda: ends.items() <= read_by_ingest(spark, here).items(), driver, log)
+    assert driver.returncode == 0, log.read_text()
     entries = judge.ledger(spark, here)
     judge.check_log(spark, here, records)
     judge.check_ledger(entries, here, records, [ingest.QUERY, VIEWS[VIEW].query])
@@ -141,6 +139,14 @@ def ingesting(here: Settings, endpoint: str, log: Path) -> Iterator[subprocess.P
     finally:
         driver.kill()
         driver.wait()
+
+
+def wait_until(holds: Callable[[], bool], driver: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not holds():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
 
 
 def read_by_ingest(spark: SparkSession, here: Settings) -> dict[tuple[str, int], int]:
