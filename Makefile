@@ -9,6 +9,7 @@ EVENTS ?= 1000000
 ROUNDS ?= 5
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ARCHIVE := $(BIN)/python -m pipeline.archiving
 AIRFLOW := .venv-airflow
 AIRFLOW_STAMP := $(AIRFLOW)/.installed
 WHEELS := supply/requirements.lock
@@ -20,7 +21,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no
 .PHONY: help install demo test airflow torture cluster bench check lock sbom clean
 
 help:
-	@echo 'make install   the environment in .venv and the jars, once'
+	@echo 'make install   the environment in .venv, the jars, and what lets sessions start quickly, once'
 	@echo 'make demo      everything on this machine: Kafka, seeded events, both layers, the proof'
 	@echo 'make test      the test suite, with real Kafka and Postgres, and some crashes; in two processes'
 	@echo 'make airflow   Airflow in .venv-airflow, once (300 MB); make test then runs its DAG, too'
@@ -33,23 +34,25 @@ help:
 	@echo 'make clean     remove the environment and what was built'
 
 install: $(STAMP)
+	@$(ARCHIVE)
 
 demo: $(STAMP)
 	@$(BIN)/pipeline demo
 
 test: $(STAMP)
 	@$(BIN)/python -m pipeline.jars --with s3
+	@$(ARCHIVE)
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 airflow: $(AIRFLOW_STAMP)
 
-torture: $(STAMP)
+torture: install
 	@$(BIN)/python tests/crash/torture.py --cases $(CASES) --seed $(SEED)
 
-cluster: $(STAMP)
+cluster: install
 	@$(BIN)/python tests/cluster/suite.py
 
-bench: $(STAMP)
+bench: install
 	@$(BIN)/python benchmarks/run.py --events $(EVENTS) --rounds $(ROUNDS)
 
 lock: $(STAMP)

@@ -162,6 +162,16 @@ def test_the_lock_is_what_sha256sum_reads_and_holds_the_versions_that_are_safe()
 
 
 def test_spark_loads_the_newer_lz4_and_not_the_wheels_own(spark: SparkSession) -> None:
-    loaded = java_class(spark, "net.jpountz.lz4.LZ4Factory").fastestInstance().getClass()
-    place = loaded.getProtectionDomain().getCodeSource().getLocation().getPath()
-    assert [place] == [str(jar) for jar in jars.first_jars()]
+    assert [place_of(spark, "net.jpountz.lz4.LZ4Factory")] == [str(jar) for jar in jars.first_jars()]
+
+
+def test_what_every_session_has_is_on_the_class_path_of_a_local_one(spark: SparkSession) -> None:
+    delta = place_of(spark, "org.apache.spark.sql.delta.DeltaLog")
+    assert delta in map(str, jars.spark_jars())
+    assert delta in java_class(spark, "java.lang.System").getProperty("java.class.path").split(os.pathsep)
+
+
+def place_of(spark: SparkSession, name: str) -> str:
+    """The jar that Spark has this class from."""
+    loader = java_class(spark, "java.lang.Thread").currentThread().getContextClassLoader()
+    return str(loader.loadClass(name).getProtectionDomain().getCodeSource().getLocation().getPath())

@@ -17,14 +17,14 @@ SOURCE = Path(__file__).parents[1] / "src"
 # From the top down. A module may import from its own layer and from those below; a name with a dot at its end is a
 # package with everything in it. A new module gets its place here.
 LAYERS: dict[str, set[str]] = {
-    "command line": {"__main__", "cli.", "demo", "devservices."},
+    "command line": {"__main__", "archiving", "cli.", "demo", "devservices."},
     "assembly": {
         "ingest", "skipping", "starting", "versions", "feeding", "promotion", "kept_state",
         "speed", "batch", "published", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
         "standing", "status", "report.", "service.", "changes", "erase", "maintain", "plan.", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {
-        "catalog", "sources", "sinks", "feeds", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java",
+        "catalog", "sources", "sinks", "feeds", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java", "class_archive",
         "alerts", "problems", "slack", "guards", "leases", "jvm", "kafka_topics", "kafka_offsets", "kafka_login", "delta_log", "stopping", "dbt_project", "postgres", "postgres_source",
         "warehouse", "reading", "local_lake", "rendering",
     },
@@ -43,7 +43,7 @@ SEES_SETTINGS = (
 # The terminal, too, is for those who run something, not for what they run.
 SEES_CONSOLE = SEES_SETTINGS - {"catalog", "session", "sources", "alerts", "slack"}
 # For development only.
-SEES_DEVSERVICES = {"cli.", "demo"}
+SEES_DEVSERVICES = {"archiving", "cli.", "demo"}
 # Loaded before every command: only the standard library, and ours that keep to it.
 LIGHT = {
     "__init__",

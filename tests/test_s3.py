@@ -22,7 +22,7 @@ from object_store import LOGIN, object_store, options
 from pipeline import batch, checkpoints, files, ingest, leases, speed, stopping
 from pipeline.cli import main
 from pipeline.errors import AlreadyRunning, LeaseLost
-from pipeline.jars import OPTIONAL, spark_jars
+from pipeline.jars import added_jars
 from pipeline.leases import Lease
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock
@@ -33,7 +33,7 @@ from reference import accepted_log, read_records
 pytestmark = [
     pytest.mark.kafka,
     pytest.mark.skipif(
-        not any(f"/{part}/" in str(jar) for jar in spark_jars() for part in OPTIONAL),
+        not added_jars(),
         reason="the jars of S3 are not here: python -m pipeline.jars --with s3",
     ),
 ]

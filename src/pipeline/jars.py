@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import PipelineError, SetupError
 from pipeline.java import require_java
 
-__all__ = ["broker_jars", "first_jars", "install", "main", "require_s3_jars", "spark_jars"]
+__all__ = ["added_jars", "broker_jars", "first_jars", "install", "main", "require_s3_jars", "spark_jars"]
 
 JARS = Path(sys.prefix) / "share" / "pipeline" / "jars"
 LOCK = Path(__file__).with_name("jars.sha256")
@@ -39,12 +39,13 @@ _MAVEN = "[organisation]/[artifact]/[revision]/[artifact]-[revision](-[classifie
 
 
 def spark_jars() -> list[Path]:
-    """The jars of every Spark session, and those of the optional parts that are installed.
+    """The jars of every Spark session; SetupError where one is missing or not what jars.sha256 says."""
+    return _checked_jars("spark")
 
-    Raises SetupError where one is missing or not what jars.sha256 says.
-    """
-    added = [part for part in OPTIONAL if (JARS / part).is_dir()]
-    return [jar for part in ("spark", *added) for jar in _checked_jars(part)]
+
+def added_jars() -> list[Path]:
+    """The jars of the optional parts that are installed; SetupError as in spark_jars."""
+    return [jar for part in OPTIONAL if (JARS / part).is_dir() for jar in _checked_jars(part)]
 
 
 def first_jars() -> list[Path]:
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(os.pathsep.join(map(str, first_jars())))
             return 0
         if asked.list:
-            print(",".join(map(str, spark_jars())))
+            print(",".join(map(str, [*spark_jars(), *added_jars()])))
             return 0
         if asked.lock:
             write_lock()

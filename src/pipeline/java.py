@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import SetupError
 
-__all__ = ["java_version", "require_java"]
+__all__ = ["find_java", "java_version", "require_java"]
 
 OLDEST = 17
 _REMEDY = (
@@ -22,7 +22,7 @@ _REMEDY = (
 
 def require_java() -> Path:
     """The java program of JAVA_HOME, else of the PATH; SetupError where there is none or it is older than 17."""
-    java = _find_java()
+    java = find_java()
     version = java_version(java)
     if version < OLDEST:
         raise SetupError(f"Spark 4.2 needs Java {OLDEST} or 21; {java} is Java {version}. {_REMEDY}")
@@ -41,7 +41,8 @@ def java_version(java: Path) -> int:
     return int(found[1])
 
 
-def _find_java() -> Path:
+def find_java() -> Path:
+    """The java program of JAVA_HOME, else of the PATH; SetupError where there is none."""
     home = os.environ.get("JAVA_HOME")
     if home:
         java = Path(home) / "bin" / "java"

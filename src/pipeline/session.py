@@ -18,11 +18,12 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 from pyspark.util import inheritable_thread_target
 
-from pipeline.jars import first_jars, require_s3_jars, spark_jars
+from pipeline.class_archive import class_archive
+from pipeline.jars import added_jars, first_jars, require_s3_jars, spark_jars
 from pipeline.java import require_java
 from pipeline.settings import SECRET_NAME, Secret, Settings
 
-__all__ = ["session", "side_by_side"]
+__all__ = ["class_path", "session", "side_by_side"]
 
 Result = TypeVar("Result")
 
@@ -52,8 +53,11 @@ def session(settings: Settings) -> SparkSession:
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if settings.lake.root.startswith("s3a:"):
         require_s3_jars()
-    builder = builder.master(settings.spark.master).config("spark.jars", ",".join(map(str, spark_jars())))
-    builder = builder.config("spark.driver.extraClassPath", _class_path(settings))
+    builder = builder.master(settings.spark.master)
+    sent = [*(() if _is_local(settings) else spark_jars()), *added_jars()]
+    if sent:
+        builder = builder.config("spark.jars", ",".join(map(str, sent)))
+    builder = builder.config("spark.driver.extraClassPath", class_path(settings))
     builder = builder.config("spark.driver.memory", settings.spark.conf.get("spark.driver.memory", _memory()))
     builder = builder.config("spark.driver.extraJavaOptions", _java_options(settings))
     if settings.spark.master.startswith("local"):
@@ -131,15 +135,26 @@ def _keep_utc() -> None:
     time.tzset()
 
 
-def _class_path(settings: Settings) -> str:
+def class_path(settings: Settings) -> str:
+    """What comes before Spark's own jars on the driver's class path. In a local session that is all that every session has:
+    only classes from there can be in the class archive. Raises SetupError as spark_jars.
+    """
     given = settings.spark.conf.get("spark.driver.extraClassPath")
-    return os.pathsep.join([*map(str, first_jars()), *([given] if given else [])])
+    ours = [*first_jars(), *(spark_jars() if _is_local(settings) else ())]
+    return os.pathsep.join([*map(str, ours), *([given] if given else [])])
+
+
+def _is_local(settings: Settings) -> bool:
+    return settings.spark.master.startswith("local[") or settings.spark.master == "local"
 
 
 def _java_options(settings: Settings) -> str:
-    quiet = resources.files("pipeline") / "log4j2.properties"
-    given = settings.spark.conf.get("spark.driver.extraJavaOptions", "")
-    return f"{given} -Dlog4j2.configurationFile={quiet}".strip()
+    options = [settings.spark.conf.get("spark.driver.extraJavaOptions", "")]
+    options.append(f"-Dlog4j2.configurationFile={resources.files('pipeline') / 'log4j2.properties'}")
+    archive = class_archive(class_path(settings))
+    if archive.exists():
+        options.append(f"-XX:SharedArchiveFile={archive}")
+    return " ".join(options).strip()
 
 
 @contextmanager
