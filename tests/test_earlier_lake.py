@@ -17,17 +17,22 @@ import pytest
 from pyspark.sql import SparkSession
 
 import judge
-from lake import Sent, at, cancellation, kinds_of, line, order, product
-from pipeline import batch, catalog, checkpoints, ledger, plan, reconcile, speed
+from lake import Sent, at, by_key, cancellation, kinds_of, line, order, product, rows_of
+from pipeline import batch, catalog, checkpoints, ledger, plan, promotion, reconcile, speed
+from pipeline.errors import DefinitionChanged
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append
 from pipeline.sources import with_kind
-from pipeline.tables import BATCH_LEDGER, RAW_EVENTS, SCHEMAS, checkpoint_path, table_path
+from pipeline.tables import BATCH_LEDGER, RAW_EVENTS, SCHEMAS, checkpoint_path, table_path, view_path
 from pipeline.transforms.decode import accepted_events, classify
+from pipeline.views import VIEWS
+from reference import VIEWS as REFERENCE
 from reference import Record, accepted_log
 
 FIXTURE = Path(__file__).parent / "fixtures" / "earlier_lake.tar.gz"
-VIEWS = judge.CLOCKED
+SAME = tuple(name for name in judge.CLOCKED if VIEWS[name].version == 1)
+CHANGED = "customer_totals"
+"""It has another definition since: to Spark its keyed state is another operator's."""
 NEW = [
     order("new", time=at(340), customer_id="c0", total="4.00", items=[line("p1"), line("p2")]),
     order("much too late", time=at(-300), customer_id="c0", total="8.00", items=[line("p1")]),
@@ -116,18 +121,39 @@ def ingested(spark: SparkSession, here: Settings, sent: list[Sent], known: list[
 
 def test_a_restart_of_what_an_earlier_version_has_left_is_safe(spark: SparkSession, here: Settings) -> None:
     records = ingested(spark, here, NEW, known_records(here))
-    generations = ledger.generations(spark, here.lake.root, [f"{name}_v1" for name in VIEWS])
-    assert len(generations) == len(VIEWS)
+    generations = ledger.generations(spark, here.lake.root, [f"{name}_v1" for name in SAME])
+    assert len(generations) == len(SAME)
     assert {told.verdict for told in plan.look(here, only=[*generations]).queries} == {"restart is safe"}
-    speed.run(here, views=VIEWS, once=True)
+    speed.run(here, views=SAME, once=True)
     assert {told.verdict for told in plan.look(here, only=[*generations]).queries} == {"unchanged"}
     assert ledger.generations(spark, here.lake.root, [*generations]) == generations
-    batch.run(here, views=VIEWS[:1], until=at(60 * 24 * 5))
+    batch.run(here, views=SAME[:1], until=at(60 * 24 * 5))
     log, entries = accepted_log(records, kinds_of(here)), judge.ledger(spark, here)
-    for name in VIEWS:
+    for name in SAME:
         late = judge.late_identities(entries, here, name, log)
         assert late
         judge.check_speed(spark, here, name, judge.without(log, late))
-    (agreement,) = reconcile.run(here, views=VIEWS[:1])
+    (agreement,) = reconcile.run(here, views=SAME[:1])
     assert agreement.unexplained == 0, agreement
     assert agreement.late > 0, agreement
+
+
+def test_a_definition_that_has_changed_since_is_made_anew_and_promoted(
+    spark: SparkSession, here: Settings
+) -> None:
+    records = ingested(spark, here, NEW, known_records(here))
+    (told,) = plan.look(here, only=[f"{CHANGED}_v1"]).queries
+    assert told.verdict == "needs a new version"
+    with pytest.raises(DefinitionChanged):
+        speed.run(here, views=[CHANGED], once=True)
+    promotion.replay(here, [CHANGED], once=True)
+    found = promotion.promote(here, CHANGED, is_confirmed=lambda _: True)
+    assert found is not None
+    assert found.has_new_definition
+    assert (found.live, found.new) == ("1", "2r1")
+    assert found.proof.unexplained == 0, found
+    rows = spark.read.format("delta").load(view_path(here.lake.root, CHANGED, "speed", "2r1"))
+    log = accepted_log(records, kinds_of(here))
+    assert rows_of(rows.select(*VIEWS[CHANGED].columns)) == by_key(REFERENCE[CHANGED](log, None))
+    speed.run(here, views=[CHANGED], once=True)
+    assert promotion.rollback(here, CHANGED) == ("2r1", "1")

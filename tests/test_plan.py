@@ -220,7 +220,9 @@ CHANGES: Mapping[str, Change] = {
         raises=CheckpointMismatch,
     ),
     "a view that has not run": Change("begins", view=VIEWS["customer_totals"]),
-    "a definition of a new version": Change("refused", view=changed(version=2), raises=DefinitionChanged),
+    "a definition of a new version": Change(
+        "needs a new version", ("definition",), view=changed(version=2), raises=DefinitionChanged
+    ),
 }
 
 

@@ -203,7 +203,7 @@ def test_a_view_is_made_anew_beside_the_live_one(
         promotion.replay(slices, [*VIEWS], once=True)
         everything = accepted_log(mended(records_of(here)), kinds_of(here))
         for name in VIEWS:
-            check(spark, here, name, "1r1", everything)
+            check(spark, here, name, f"{VIEWS[name].version}r1", everything)
         now_and_then = replace(slices, speed=replace(slices.speed, trigger="1 second"))
         live_from_here = partial(promotion.replay, now_and_then, [READ.name], once=False)
         with running(here, live_from_here, f"{READ.name}_v1r1"):

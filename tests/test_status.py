@@ -230,7 +230,7 @@ def test_what_is_sent_after_is_lag(spark: SparkSession, played: Played, ask: Ask
         "query customer_hourly_spend_v1": 2,
         "query enriched_orders_v1": 2,
         "query order_outcomes_v1": 2,
-        "query customer_totals_v1": 2,
+        "query customer_totals_v2": 2,
         "query word_counts_v1": 1,
     }
     assert [before[f"query {query}"]["lag_records"] for query in (ingest.QUERY, SPEND.query)] == [0, 0]

@@ -239,7 +239,7 @@ VIEWS: Mapping[str, View] = {
         ),
         View(
             name="customer_totals",
-            version=1,
+            version=2,
             define=customer_totals,
             inputs=(ORDERS,),
             reads=(_CREATED,),

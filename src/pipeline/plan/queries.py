@@ -11,7 +11,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline import checkpoints, guards, ingest, speed, versions
-from pipeline.errors import DependencyError, PipelineError, RefusedToStart
+from pipeline.errors import DefinitionChanged, DependencyError, PipelineError, RefusedToStart
 from pipeline.guards import Comparison, Difference
 from pipeline.kafka_check import require_topics
 from pipeline.settings import Settings
@@ -87,7 +87,9 @@ def of_query(spark: SparkSession, settings: Settings, query: Query) -> QueryPlan
         query=query.name,
         view=query.view.name if query.view else None,
         verdict=_verdict(refusal, forbidden, allowed, has_begun=has_begun),
-        because=_because(forbidden or allowed, steps),
+        because=["definition"]
+        if isinstance(refusal, DefinitionChanged)
+        else _because(forbidden or allowed, steps),
         differences=[(what, then, now) for what, then, now in differences if what != "whole plan"],
         error=type(refusal).__name__ if refusal else None,
         told=refusal.message if refusal else None,
@@ -161,6 +163,8 @@ def _verdict(
     if forbidden:
         is_of_partitions = [what for what, _, _ in forbidden] == ["state partitions"]
         return "state partitions differ" if is_of_partitions else "needs a new version"
+    if isinstance(refusal, DefinitionChanged):
+        return "needs a new version"
     if refusal is not None:
         return "refused"
     if not has_begun:
