@@ -67,6 +67,15 @@ def test_a_batch_that_runs_again_after_a_crash_changes_nothing(
     ]
 
 
+def test_a_small_micro_batch_is_one_file_in_each_table(spark: SparkSession, settings: Settings) -> None:
+    send(settings, [order(f"o{number}", time=at(number), partition=number % 2) for number in range(6)])
+    ingest.run(settings, once=True)
+    for name in (RAW_EVENTS, ORDER_EVENTS):
+        rows = spark.read.format("delta").load(table_path(settings.lake.root, name))
+        assert rows.count() == 6
+        assert len(rows.inputFiles()) == 1, name
+
+
 def test_a_table_whose_creation_was_broken_off_is_made_anew(spark: SparkSession, tmp_path: Path) -> None:
     """What kill -9 leaves behind: the folder of the log, and a commit that never got its name."""
     log = tmp_path / "raw_events" / "_delta_log"

@@ -11,7 +11,7 @@ from pyspark.sql import types as T
 from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import catalog, contracts, exporter, guards, ledger, lineage
-from pipeline.checkpoints import micro_batch
+from pipeline.checkpoints import MicroBatch, micro_batch
 from pipeline.contract_rules import rules_of
 from pipeline.contracts import ACCEPTED, DEAD
 from pipeline.failpoints import failpoint
@@ -36,6 +36,7 @@ from pipeline.transforms.decode import accepted_events, classify, dead_letters
 __all__ = ["QUERY", "run", "start_ingest", "stream_rows", "written_columns", "written_tables"]
 
 QUERY = ledger.INGEST
+_RECORDS_OF_A_TASK = 5_000
 
 
 def run(settings: Settings, *, once: bool) -> None:
@@ -63,8 +64,10 @@ def _told(settings: Settings) -> AbstractContextManager[None]:
 
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:
     root, kinds, schemas = settings.lake.root, catalog.kinds(settings), catalog.schemas(settings)
-    for name in (*_tables(settings), BATCH_LEDGER):
-        create_table(spark, table_path(root, name), schemas[name])
+    tables = (*_tables(settings), BATCH_LEDGER)
+    side_by_side(
+        spark, [partial(create_table, spark, table_path(root, name), schemas[name]) for name in tables]
+    )
     checkpoint = checkpoint_path(root, QUERY)
     guards.check_columns(spark, query=QUERY, checkpoint=checkpoint, tables=written_columns(settings))
     guards.note_rules(spark, checkpoint=checkpoint, rules=rules_of(kinds.values()))
@@ -109,7 +112,7 @@ def _writer(settings: Settings) -> BatchWriter:
         failpoint("ingest: begun")
         spark, checkpoint = records.sparkSession, checkpoint_path(root, transaction.query)
         batch = micro_batch(spark, checkpoint, transaction.batch_id)
-        classified = records.persist()
+        classified = records.coalesce(_tasks(spark, batch)).persist()
         try:
             counts = ledger.fates(classified)
             _append_all(spark, _parts(settings, classified, counts), root, transaction)
@@ -121,6 +124,12 @@ def _writer(settings: Settings) -> BatchWriter:
             classified.unpersist()
 
     return write
+
+
+def _tasks(spark: SparkSession, batch: MicroBatch) -> int:
+    """One for so many records, and no more than there are cores: each task is a file in each table."""
+    records = sum(part.end - part.first for part in batch.ranges)
+    return max(1, min(spark.sparkContext.defaultParallelism, -(-records // _RECORDS_OF_A_TASK)))
 
 
 def _parts(settings: Settings, classified: DataFrame, counts: ledger.Fates) -> dict[str, DataFrame]:
