@@ -27,13 +27,16 @@ from measure import measured
 
 from pipeline.devservices import kafka
 from pipeline.ingest import QUERY
+from pipeline.tables import ORDER_EVENTS, RAW_EVENTS
 
 Of = TypeVar("Of")
 
 _LIVE_FILES = 20_000
 _FEW_FILES = 100
-_NEAR = 25
-"""Batches on each side of the one that growth looks at."""
+_AROUND = 30
+"""Batches before the one that is looked at, and after it."""
+_COUNTED = 2 * _AROUND - 25
+_SMALL_BATCHES = ("ingest.max_offsets_per_trigger=500", "ingest.trigger=0 seconds", "metrics.history=kept")
 
 
 def start(loaded: Preloaded, folder: Path, rounds: int) -> None:
@@ -52,35 +55,43 @@ def start(loaded: Preloaded, folder: Path, rounds: int) -> None:
 
 
 def growth(loaded: Preloaded, folder: Path, rounds: int) -> None:
-    """The time of a micro-batch of ingest, 500 records each, around its commits 100 to 2,000."""
-    times: dict[str, list[float]] = {}
-    for number in range(rounds):
-        lake = folder / f"lake-{number}"
-        settings = ("ingest.max_offsets_per_trigger=500", "ingest.trigger=0 seconds", "metrics.history=kept")
-        measured(job("ingest", loaded, lake, settings), timeout_seconds=7200)
-        durations = _durations(lake)
-        for middle in (100, 500, 1000, 1500, 2000):
-            if near := [durations[batch] for batch in durations if abs(batch - middle) <= _NEAR]:
-                times.setdefault(f"commit {middle}", []).append(statistics.median(near))
-    _tell(times, "ms", ratios={"2000 / 100": ("commit 2000", "commit 100")})
+    """The time of a micro-batch of ingest, 500 records each, around its commits 100 and 2,000."""
+    lake, young, old = (folder / name for name in ("lake", "young", "old"))
+    _drain_until(loaded, lake, batch=100 - _AROUND)
+    _copy(lake, young)
+    _drain_until(loaded, lake, batch=2_000 - _AROUND)
+    _copy(lake, old)
+    _compare_batches(loaded, folder, rounds, {"commit 2,000": old, "commit 100": young})
 
 
 def files(loaded: Preloaded, folder: Path, rounds: int) -> None:
-    """The time of a micro-batch of ingest, 500 records each, into tables of 100 and of 20,000 live files."""
-    times: dict[str, list[float]] = {"few": [], "many": []}
-    settings = ("ingest.max_offsets_per_trigger=500", "ingest.trigger=0 seconds", "metrics.history=kept")
+    """The time of a micro-batch of ingest, 500 records each, into tables of 20,000 and of 100 live files."""
+    few, many = folder / "few", folder / "many"
+    _drain_until(loaded, few, batch=5)
+    _copy(few, many)
+    for lake, count in ((few, _FEW_FILES), (many, _LIVE_FILES)):
+        for table in (RAW_EVENTS, ORDER_EVENTS):
+            _add_files(lake / table, count)
+    _compare_batches(loaded, folder, rounds, {"20,000 files": many, "100 files": few})
+
+
+def _compare_batches(loaded: Preloaded, folder: Path, rounds: int, lakes: Mapping[str, Path]) -> None:
+    """Go on with a copy of each lake; the first micro-batches of a process are not counted."""
+    first, second = lakes
+    found: dict[str, list[float]] = {name: [] for name in lakes}
     for number in range(rounds):
-        for name, count in _in_turn([("few", _FEW_FILES), ("many", _LIVE_FILES)], is_reversed=number % 2):
-            lake = folder / f"{name}-{number}"
-            command = job("ingest", loaded, lake, settings)
-            _run_until(command, lake, batch=5)
-            for table in ("raw_events", "order_events"):
-                _add_files(lake / table, count)
-            _run_until(command, lake, batch=5 + 3 * _NEAR)
+        for name, kept in _in_turn([*lakes.items()], is_reversed=number % 2):
+            lake = folder / "copy"
+            _copy(kept, lake)
+            last = _last_batch(lake) + 2 * _AROUND
+            _drain_until(loaded, lake, batch=last)
             durations = _durations(lake)
-            times[name].append(statistics.median(durations[batch] for batch in durations if batch >= _NEAR))
+            found[name].append(
+                statistics.median(durations[batch] for batch in range(last - _COUNTED, last + 1))
+            )
             shutil.rmtree(lake)
-    _tell(times, "ms", ratios={"20,000 / 100": ("many", "few")})
+            print(f"{name}: {found[name][-1]:.0f} ms", flush=True)
+    _tell(found, "ms", ratios={f"{first} / {second}": (first, second)})
 
 
 def outputs(loaded: Preloaded, folder: Path, rounds: int) -> None:
@@ -139,17 +150,28 @@ def _seconds_to_commit(command: Sequence[str], table: Path, version: int) -> flo
     return took
 
 
-def _run_until(command: Sequence[str], lake: Path, *, batch: int) -> None:
-    """Until the query has finished that batch, as an operator would end it."""
-    commit = lake / "_checkpoints" / QUERY / "commits" / str(batch)
+def _drain_until(loaded: Preloaded, lake: Path, *, batch: int) -> None:
+    """Ingest until the query has finished that batch, and end it as an operator would."""
+    command = job("ingest", loaded, lake, _SMALL_BATCHES)
     running = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
+    commit = lake / "_checkpoints" / QUERY / "commits" / str(batch)
     while not commit.exists() and running.poll() is None:
         time.sleep(0.05)
     running.terminate()
     if running.wait():
         raise RuntimeError(f"{command[1]} has ended with code {running.returncode}")
+
+
+def _last_batch(lake: Path) -> int:
+    names = (file.name for file in (lake / "_checkpoints" / QUERY / "commits").iterdir())
+    return max(int(name) for name in names if name.isdigit())
+
+
+def _copy(lake: Path, to: Path) -> None:
+    """By further names of the same files: neither Delta nor Spark writes into a file that is there."""
+    shutil.copytree(lake, to, copy_function=os.link)
 
 
 def _add_files(table: Path, count: int) -> None:
