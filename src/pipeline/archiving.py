@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 from pyspark import SparkContext
@@ -35,11 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 where the archive is there or this Java makes none, 3 where nothing runs, with the reason on standard error."""
     argparse.ArgumentParser(prog="python -m pipeline.archiving", description=__doc__).parse_args(arguments)
     try:
-        settings = load(None, [])
+        settings = load(None, [], {})  # whatever is configured here: the events are its own
         archive = class_archive(class_path(settings))
         if not archive.exists():
             with console.step("class archive, for quicker starts (once, about a minute)"):
                 _make(settings, archive)
+            if not archive.exists():
+                console.note("this Java has made none: sessions start all the same, some seconds later")
     except PipelineError as error:
         print(f"archiving: {error.message}", file=sys.stderr)
         return error.exit_code
@@ -87,7 +89,10 @@ def _end_java() -> None:
     gateway.shutdown()
     assert java.stdin is not None
     java.stdin.close()
-    java.wait(_SECONDS_AT_EXIT)
+    try:
+        java.wait(_SECONDS_AT_EXIT)
+    except TimeoutExpired:
+        java.kill()
 
 
 if __name__ == "__main__":

@@ -87,9 +87,7 @@ def of_query(spark: SparkSession, settings: Settings, query: Query) -> QueryPlan
         query=query.name,
         view=query.view.name if query.view else None,
         verdict=_verdict(refusal, forbidden, allowed, has_begun=has_begun),
-        because=["definition"]
-        if isinstance(refusal, DefinitionChanged)
-        else _because(forbidden or allowed, steps),
+        because=_because(refusal, forbidden or allowed, steps),
         differences=[(what, then, now) for what, then, now in differences if what != "whole plan"],
         error=type(refusal).__name__ if refusal else None,
         told=refusal.message if refusal else None,
@@ -173,10 +171,12 @@ def _verdict(
 
 
 def _because(
-    differences: Sequence[Difference], steps: tuple[Sequence[str], Sequence[str]] | None
+    refusal: PipelineError | None,
+    differences: Sequence[Difference],
+    steps: tuple[Sequence[str], Sequence[str]] | None,
 ) -> list[str]:
     """Each reason once, in a word or two."""
-    told: list[str] = []
+    told = ["definition"] if isinstance(refusal, DefinitionChanged) else []
     for what, _, _ in differences:
         if what == "stateful steps" and steps is not None:
             told += _changed_steps(*steps)
