@@ -271,7 +271,7 @@ class _Log:
 
     def dead_shares(self, spark: SparkSession | None) -> Iterator[Share]:
         """By topic; an old fault is out of it when enough has come since."""
-        for topic, batches in self._newest_batches(spark, INGEST).items():
+        for topic, batches in sorted(self._newest_batches(spark, INGEST).items()):
             records, dead = 0, 0
             for _, read, of_them in batches:
                 if records >= _NEWEST_RECORDS:
