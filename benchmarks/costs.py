@@ -22,7 +22,7 @@ from typing import TypeVar
 import duckdb
 from deltalake import DeltaTable
 from drains import command_of, job
-from events import Preloaded, preload
+from events import PARTITIONS, Preloaded, preload
 from measure import measured
 
 from pipeline.devservices import kafka
@@ -106,6 +106,41 @@ def state(loaded: Preloaded, folder: Path, rounds: int) -> None:
     )
 
 
+def incremental(loaded: Preloaded, folder: Path, rounds: int) -> None:
+    """A batch run of customer_hourly_spend after 1 to 2 % new rows, incremental and in full; start-up apart.
+
+    It goes by time, so the events are spread over 240 hours. One incremental run has gone before, as in a schedule: the first
+    takes the newest rows out of files that hold those of all times.
+    """
+    loaded = preload(
+        loaded.bootstrap,
+        loaded.answers.parent,
+        events=loaded.records - PARTITIONS,
+        seed=7,
+        hours=240,
+        told=print,
+    )
+    settings = (f"ingest.max_offsets_per_trigger={loaded.records // 100}", "ingest.trigger=0 seconds")
+    kept = folder / "kept"
+    _drain_until(loaded, kept, batch=94, settings=settings)
+    measured(job("batch:customer_hourly_spend", loaded, kept, ()), timeout_seconds=3600)
+    _drain_until(loaded, kept, batch=_last_batch(kept) + 1, settings=settings)
+    measured(job("batch-incremental:customer_hourly_spend", loaded, kept, ()), timeout_seconds=3600)
+    _drain_until(loaded, kept, batch=_last_batch(kept) + 1, settings=settings)
+    found: dict[str, list[float]] = {"incremental": [], "full": []}
+    for number in range(rounds):
+        for name, what in _in_turn(
+            [("incremental", "batch-incremental"), ("full", "batch")], is_reversed=number % 2
+        ):
+            lake = folder / "copy"
+            _copy(kept, lake)
+            cost = measured(job(f"{what}:customer_hourly_spend", loaded, lake, ()), timeout_seconds=3600)
+            found[name].append(cost.drain_seconds)
+            shutil.rmtree(lake)
+            print(f"{name}: {cost.drain_seconds:.2f} s", flush=True)
+    _tell(found, "s", ratios={"incremental / full": ("incremental", "full")})
+
+
 def _compare_cpu(loaded: Preloaded, folder: Path, rounds: int, jobs: Mapping[str, str]) -> None:
     first, second = jobs
     found: dict[str, list[float]] = {name: [] for name in jobs}
@@ -120,7 +155,7 @@ def _compare_cpu(loaded: Preloaded, folder: Path, rounds: int, jobs: Mapping[str
 
 
 PARTS: Mapping[str, Callable[[Preloaded, Path, int], None]] = {
-    part.__name__: part for part in (start, growth, files, outputs, state)
+    part.__name__: part for part in (start, growth, files, outputs, state, incremental)
 }
 
 
@@ -150,9 +185,11 @@ def _seconds_to_commit(command: Sequence[str], table: Path, version: int) -> flo
     return took
 
 
-def _drain_until(loaded: Preloaded, lake: Path, *, batch: int) -> None:
+def _drain_until(
+    loaded: Preloaded, lake: Path, *, batch: int, settings: tuple[str, ...] = _SMALL_BATCHES
+) -> None:
     """Ingest until the query has finished that batch, and end it as an operator would."""
-    command = job("ingest", loaded, lake, _SMALL_BATCHES)
+    command = job("ingest", loaded, lake, settings)
     running = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

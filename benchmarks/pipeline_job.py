@@ -34,7 +34,12 @@ def run(settings: Settings, job: str) -> str:
     elif kind == "built-in":
         speed.run_versions(settings, [replace(VIEWS[view], define=_totals, source="kafka")], once=True)
     else:
-        batch.run(settings, views=[view] if view else (), source="raw" if kind == "batch-raw" else "typed")
+        batch.run(
+            settings,
+            views=[view] if view else (),
+            source="raw" if kind == "batch-raw" else "typed",
+            incremental=kind == "batch-incremental",
+        )
     layer = "batch" if kind.startswith("batch") else "speed"
     return f"{root}/views/{view}/v{VIEWS[view].version}/{layer}" if view else root
 

@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "archiving", "cli.", "demo", "devservices."},
     "assembly": {
         "ingest", "skipping", "starting", "versions", "feeding", "promotion", "kept_state",
-        "speed", "batch", "published", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
+        "speed", "batch", "published", "incremental", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
         "standing", "status", "report.", "service.", "changes", "erase", "maintain", "plan.", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },
     "ends": {

@@ -15,14 +15,15 @@ from pipeline.console import step
 from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
 from pipeline.failpoints import failpoint
+from pipeline.incremental import kept_rows, typed_table_ids
 from pipeline.published import KEPT_HISTORY, Origin, Snapshot, events_of, facts_of, snapshot
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
-from pipeline.sinks import create_table, replace
-from pipeline.sources import read_version
+from pipeline.sinks import commit_lock, create_table, replace
+from pipeline.sources import read_version, table_version
 from pipeline.starting import session
 from pipeline.tables import table_path, view_path
-from pipeline.views import View, best_of_each_key, settled
+from pipeline.views import View, best_of_each_key, is_settled, settled
 
 __all__ = ["batch_rows", "publish", "run"]
 
@@ -35,16 +36,18 @@ def run(
     views: Sequence[str] = (),
     until: datetime | None = None,
     source: Origin = "typed",
+    incremental: bool = False,
 ) -> None:
     """Recompute the views (all by default) from the log and publish each in one commit.
 
-    `until` is by default the newest event time in the log minus 10 minutes. Raises RefusedToStart when there is no log.
+    `until` is by default the newest event time in the log minus 10 minutes. With `incremental` the rows stay that no event
+    since the last run can have changed (`incremental`). Raises RefusedToStart when there is no log.
     """
     spark = session(settings)
     known = versions.live_views(spark, settings)
     chosen = [known[name] for name in views or known]
     versions.require_same_definition(settings, chosen)
-    publish(settings, chosen, until=until, source=source)
+    publish(settings, chosen, until=until, source=source, incremental=incremental)
     found = evidence.collect(spark, settings)
     if found.scopes:
         with step("late events: which are counted now"):
@@ -54,7 +57,12 @@ def run(
 
 
 def publish(
-    settings: Settings, views: Sequence[View], *, until: datetime | None = None, source: Origin = "typed"
+    settings: Settings,
+    views: Sequence[View],
+    *,
+    until: datetime | None = None,
+    source: Origin = "typed",
+    incremental: bool = False,
 ) -> None:
     """As `run`, just these versions of views."""
     spark = session(settings)
@@ -63,7 +71,7 @@ def publish(
 
     def publish_one(view: View) -> None:
         with step(f"batch {view.name}"), _told(settings, view, log):
-            _publish(spark, settings, view, log=log, until=until, origin=source)
+            _publish(spark, settings, view, log=log, until=until, origin=source, incremental=incremental)
 
     side_by_side(spark, [partial(publish_one, view) for view in views])
 
@@ -101,24 +109,47 @@ def batch_rows(
     log: Snapshot,
     horizon: datetime | None,
     origin: Origin = "typed",
+    since: datetime | None = None,
 ) -> DataFrame:
-    """The view's rows over the log, of all time or up to a horizon."""
+    """The view's rows over the log, of all time or up to a horizon; with `since` without those that it has settled."""
     events = [events_of(spark, settings, kind, log=log, origin=origin) for kind in view.inputs]
     if horizon is not None and view.settles_by is None:
         events = [rows.where(F.col("event_time") < horizon) for rows in events]
+    if since is not None and view.looks_back is not None:
+        events = [rows.where(F.col("event_time") >= since - view.looks_back) for rows in events]
     rows = best_of_each_key(view.define(*events), view=view).select(*view.schema.names)
+    if since is not None:
+        rows = rows.where(_is_made_anew(view, since))
     return rows if horizon is None else settled(rows, view=view, horizon=horizon)
 
 
+def _is_made_anew(view: View, since: datetime) -> str:
+    return f"NOT ({is_settled(view, since)})"
+
+
 def _publish(
-    spark: SparkSession, settings: Settings, view: View, *, log: Snapshot, until: datetime, origin: Origin
+    spark: SparkSession,
+    settings: Settings,
+    view: View,
+    *,
+    log: Snapshot,
+    until: datetime,
+    origin: Origin,
+    incremental: bool,
 ) -> None:
     begun_at = datetime.now(timezone.utc)
     path = view_path(settings.lake.root, view.name, "batch", view.label)
     create_table(spark, path, view.schema, properties=KEPT_HISTORY)
     failpoint("batch: table made")
     horizon = view.horizon(until) if view.horizon else None
-    rows = batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin)
+    table_ids = typed_table_ids(spark, settings, view)
+    kept = (
+        kept_rows(spark, settings, view, log=log, horizon=horizon, table_ids=table_ids)
+        if incremental and origin == "typed"
+        else None
+    )
+    since = None if kept is None else kept.before
+    rows = batch_rows(spark, settings, view, log=log, horizon=horizon, origin=origin, since=since)
     facts = facts_of(
         horizon,
         log,
@@ -126,6 +157,12 @@ def _publish(
         contract_version=CONTRACT_VERSION,
         origin=origin,
         begun_at=begun_at.isoformat(),
+        table_ids=table_ids,
     )
-    replace(rows, path, metadata=facts)
+    with commit_lock(path):
+        if kept is not None and table_version(spark, path) != kept.version:
+            raise RefusedToStart(
+                f"another batch run has published {view.name} meanwhile. Run this one again."
+            )
+        replace(rows, path, metadata=facts, where=None if since is None else _is_made_anew(view, since))
     failpoint("batch: replaced")

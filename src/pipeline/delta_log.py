@@ -28,6 +28,7 @@ __all__ = [
     "commits",
     "newest_transaction",
     "newest_version",
+    "oldest_added",
     "table_id",
     "table_schema",
     "transactions",
@@ -194,6 +195,34 @@ def version_at(spark: SparkSession | None, path: str, at: datetime) -> int | Non
         else:
             end = middle
     return found
+
+
+def oldest_added(spark: SparkSession, path: str, column: str, *, after: int, through: int) -> datetime | None:
+    """The smallest time in the column among the rows that these versions have added, or up to a millisecond less; None where
+    they added none. Told by the statistics of the files, which are not read.
+
+    Raises LookupError where a version did anything else than add rows or put files together, or cannot tell any more.
+    """
+    oldest = None
+    for version in range(after + 1, through + 1):
+        text = _commit_text(spark, path, version)
+        if text is None:
+            raise LookupError(f"version {version} of {path} is no longer kept")
+        for action in map(json.loads, text.splitlines()):
+            if action.get("remove", {}).get("dataChange"):
+                raise LookupError(f"version {version} of {path} removes rows")
+            if action.get("add", {}).get("dataChange"):
+                smallest = _smallest(action["add"], column)
+                oldest = smallest if oldest is None else min(oldest, smallest)
+    return oldest
+
+
+def _smallest(added: Mapping[str, Any], column: str) -> datetime:
+    """Raises LookupError where the file has no statistics of the column."""
+    told = json.loads(added.get("stats") or "{}").get("minValues", {}).get(column)
+    if told is None:
+        raise LookupError(f"{added['path']} does not say its smallest {column}")
+    return datetime.fromisoformat(told.replace("Z", "+00:00"))
 
 
 def _rows_written(metrics: Mapping[str, str]) -> int:

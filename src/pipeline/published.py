@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -44,7 +44,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Published:
-    """A batch table as readers see it: its path, version, and the horizon of that same commit (None: of no horizon)."""
+    """A batch table as readers see it: its path, version, and the horizon of that same commit (None: of no horizon).
+
+    `contract_version` and `table_ids`, of the typed tables by name, say by what rules and from which tables it was made.
+    """
 
     path: str
     version: int
@@ -52,6 +55,8 @@ class Published:
     log: Snapshot
     made_at: datetime
     origin: Origin = "typed"
+    contract_version: int | None = None
+    table_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
@@ -128,5 +133,12 @@ def _facts(spark: SparkSession | None, path: str, version: int) -> Published | N
     facts = found.metadata
     horizon = datetime.fromisoformat(facts["horizon"]) if facts["horizon"] else None
     return Published(
-        path, version, horizon, Snapshot(facts["log"]), found.made_at, facts.get("origin", "typed")
+        path,
+        version,
+        horizon,
+        Snapshot(facts["log"]),
+        found.made_at,
+        facts.get("origin", "typed"),
+        facts.get("contract_version"),
+        facts.get("table_ids", {}),
     )

@@ -200,15 +200,27 @@ def append_with(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> N
     _write_with(rows, path, mode="append", metadata=metadata)
 
 
-def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
-    """Replace all rows of the table in one commit, which carries `metadata` as JSON; it is made also of none by none."""
-    _write_with(rows, path, mode="overwrite", metadata=metadata)
+def replace(rows: DataFrame, path: str, *, metadata: Mapping[str, Any], where: str | None = None) -> None:
+    """Replace all rows of the table, or those of a condition in SQL, in one commit, which carries `metadata` as JSON; it is made
+    also of none by none. The condition holds for `rows`.
+    """
+    options = {} if where is None else {"replaceWhere": where}
+    _write_with(rows, path, mode="overwrite", metadata=metadata, options=options)
 
 
-def _write_with(rows: DataFrame, path: str, *, mode: str, metadata: Mapping[str, Any]) -> None:
+def _write_with(
+    rows: DataFrame,
+    path: str,
+    *,
+    mode: str,
+    metadata: Mapping[str, Any],
+    options: Mapping[str, str] | None = None,
+) -> None:
     text = json.dumps(metadata, sort_keys=True)
     with commit_lock(path), _keeping_empty_commits(rows.sparkSession):
-        rows.write.format("delta").mode(mode).option("userMetadata", text).save(path)
+        rows.write.format("delta").mode(mode).options(**(options or {})).option("userMetadata", text).save(
+            path
+        )
 
 
 @contextmanager

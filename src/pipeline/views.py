@@ -35,11 +35,14 @@ __all__ = [
     "Source",
     "View",
     "best_of_each_key",
+    "is_settled",
     "labelled",
     "same_time",
     "settled",
     "start_of_hour",
 ]
+
+_DAY, _NOT_AT_ALL = timedelta(hours=24), timedelta(0)
 
 Source = Literal["feed", "kafka"]
 """What the query of a rebuild reads, for as long as it lives: a copy of the log that is its own (`feed`), or Kafka."""
@@ -64,7 +67,8 @@ class View:
     `reads` has an entry for each source of the streaming query, in Spark's order: by default one for each input.
 
     The first of the `keys` is a column of the first input's events. `columns` are those a reader sees, by default all. `settles_by` is the column that a horizon cuts (None: the view has none), and
-    `horizon` the latest time before which an event time completes its rows.
+    `horizon` the latest time before which an event time completes its rows. `looks_back` is by how much an event that a row is
+    made of can be older than what the horizon cuts it by (None: by any; a batch then makes all of its rows anew).
 
     `version` is the definition's. `rebuild` numbers what was made anew beside the tables that were there (0: made by nobody
     else), and `source` says what that one's query reads: None is whatever `speed.source` says (`versions`).
@@ -82,6 +86,7 @@ class View:
     precedence: Callable[[Callable[[str], Column]], Column] | None = None
     settles_by: str | None = None
     horizon: Callable[[datetime], datetime] | None = None
+    looks_back: timedelta | None = None
     rebuild: int = 0
     source: Source | None = None
 
@@ -113,10 +118,13 @@ def labelled(view: View, label: str) -> View:
 
 def settled(rows: DataFrame, *, view: View, horizon: datetime) -> DataFrame:
     """The rows that the horizon has covered: a window's end at or before it, else the row's time before it."""
-    if view.settles_by is None:
-        return rows
-    time = F.col(view.settles_by)
-    return rows.where(time <= horizon if view.settles_by == "window_end" else time < horizon)
+    return rows if view.settles_by is None else rows.where(is_settled(view, horizon))
+
+
+def is_settled(view: View, horizon: datetime) -> str:
+    """Of a row of a view that a horizon cuts, as SQL."""
+    compared = "<=" if view.settles_by == "window_end" else "<"
+    return f"{view.settles_by} {compared} TIMESTAMP '{horizon.isoformat(sep=' ')}'"
 
 
 def best_of_each_key(rows: DataFrame, *, view: View) -> DataFrame:
@@ -139,7 +147,7 @@ def same_time(time: datetime) -> datetime:
 
 
 def _a_day_before(time: datetime) -> datetime:
-    return time - timedelta(hours=24)
+    return time - _DAY
 
 
 def _newest_version(column: Callable[[str], Column]) -> Column:
@@ -209,6 +217,7 @@ VIEWS: Mapping[str, View] = {
             keys=("customer_id", "window_start"),
             settles_by="window_end",
             horizon=start_of_hour,
+            looks_back=_NOT_AT_ALL,
         ),
         View(
             name="enriched_orders",
@@ -223,6 +232,7 @@ VIEWS: Mapping[str, View] = {
             precedence=_newest_version,
             settles_by="event_time",
             horizon=same_time,
+            looks_back=_DAY,
         ),
         View(
             name="order_outcomes",
@@ -236,6 +246,7 @@ VIEWS: Mapping[str, View] = {
             precedence=_earliest_cancellation,
             settles_by="created_at",
             horizon=_a_day_before,
+            looks_back=_NOT_AT_ALL,
         ),
         View(
             name="customer_totals",

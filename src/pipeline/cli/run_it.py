@@ -63,16 +63,27 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
         "--from", dest="source", choices=("typed", "raw"), default="typed",
         help="the accepted events as they were typed (default), or decoded again from the raw bytes",
     )  # fmt: skip
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
         "--shadow",
         action="store_true",
         help="into a version beside the live one, which readers do not see yet",
+    )
+    how.add_argument(
+        "--incremental",
+        action="store_true",
+        help="leave the rows that no event since the last run can have changed",
     )
 
 
 def _batch(settings: Settings, arguments: Arguments) -> None:
     views = known_views(settings, arguments.views)
     until = None if arguments.until is None else instant(arguments.until, option="--until")
+    if arguments.incremental and arguments.source == "raw":
+        raise UsageError(
+            "--incremental goes by the times of the accepted events, and raw bytes have none before they are decoded. "
+            "Leave one of --incremental and --from raw out."
+        )
     from pipeline import batch
 
     if arguments.shadow:
@@ -81,7 +92,13 @@ def _batch(settings: Settings, arguments: Arguments) -> None:
         beside = promotion.batch_beside(settings, views)
         batch.publish(settings, beside, until=until, source=arguments.source)
     else:
-        batch.run(settings, views=views, until=until, source=arguments.source)
+        batch.run(
+            settings,
+            views=views,
+            until=until,
+            source=arguments.source,
+            incremental=arguments.incremental,
+        )
 
 
 def _etl_options(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +211,7 @@ COMMANDS = [
         examples=(
             "pipeline batch",
             "pipeline batch customer_hourly_spend --until 2026-03-01T12:00:00Z --from raw",
+            "pipeline batch --incremental",
         ),
     ),
     Command(
