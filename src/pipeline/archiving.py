@@ -52,7 +52,8 @@ def _make(settings: Settings, archive: Path) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)  # of jars that were, and of another Java
     FOLDER.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder, kafka.broker(Path(folder) / "kafka") as broker:
-        here = _settings(settings, broker.bootstrap_servers, Path(folder) / "lake", archive)
+        begun = archive.with_suffix(".part")  # one that was broken off would be taken for one that is there
+        here = _settings(settings, broker.bootstrap_servers, Path(folder) / "lake", begun)
         generate.generate(
             broker.bootstrap_servers,
             here.kafka.topics,
@@ -65,7 +66,8 @@ def _make(settings: Settings, archive: Path) -> None:
         )
         ingest.run(here, once=True)
         speed.run(here, views=[_VIEW], once=True)
-        _end_java()
+        if _end_java() and begun.exists():
+            begun.rename(archive)
 
 
 def _settings(settings: Settings, bootstrap: str, lake: Path, archive: Path) -> Settings:
@@ -79,8 +81,8 @@ def _settings(settings: Settings, bootstrap: str, lake: Path, archive: Path) -> 
     )
 
 
-def _end_java() -> None:
-    """Spark's JVM ends with the pipe from this process; what it writes then takes longer than PySpark would wait."""
+def _end_java() -> bool:
+    """Whether Spark's JVM has ended by itself. It does with the pipe from this process, once it has written the archive."""
     context = SparkContext._active_spark_context
     assert context is not None
     gateway: Any = context._gateway
@@ -90,9 +92,10 @@ def _end_java() -> None:
     assert java.stdin is not None
     java.stdin.close()
     try:
-        java.wait(_SECONDS_AT_EXIT)
+        return java.wait(_SECONDS_AT_EXIT) == 0
     except TimeoutExpired:
         java.kill()
+        return False
 
 
 if __name__ == "__main__":
