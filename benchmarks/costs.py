@@ -22,7 +22,7 @@ from typing import TypeVar
 import duckdb
 from deltalake import DeltaTable
 from drains import command_of, job
-from events import PARTITIONS, Preloaded, preload
+from events import Preloaded, preload
 from measure import measured
 
 from pipeline.devservices import kafka
@@ -36,6 +36,7 @@ _FEW_FILES = 100
 _AROUND = 30
 """Batches before the one that is looked at, and after it."""
 _COUNTED = 2 * _AROUND - 25
+_HOURS, _MANY_HOURS = 6, 240
 _SMALL_BATCHES = ("ingest.max_offsets_per_trigger=500", "ingest.trigger=0 seconds", "metrics.history=kept")
 
 
@@ -112,14 +113,6 @@ def incremental(loaded: Preloaded, folder: Path, rounds: int) -> None:
     It goes by time, so the events are spread over 240 hours. One incremental run has gone before, as in a schedule: the first
     takes the newest rows out of files that hold those of all times.
     """
-    loaded = preload(
-        loaded.bootstrap,
-        loaded.answers.parent,
-        events=loaded.records - PARTITIONS,
-        seed=7,
-        hours=240,
-        told=print,
-    )
     settings = (f"ingest.max_offsets_per_trigger={loaded.records // 100}", "ingest.trigger=0 seconds")
     kept = folder / "kept"
     _drain_until(loaded, kept, batch=94, settings=settings)
@@ -260,8 +253,16 @@ def main() -> None:
     )
     options = parser.parse_args()
     with kafka.broker(options.folder / "kafka") as broker, tempfile.TemporaryDirectory() as folder:
-        loaded = preload(broker.bootstrap_servers, options.folder, events=options.events, seed=7, told=print)
-        PARTS[options.part](loaded, Path(folder), options.rounds)
+        part = PARTS[options.part]
+        loaded = preload(
+            broker.bootstrap_servers,
+            options.folder,
+            events=options.events,
+            seed=7,
+            hours=_MANY_HOURS if part is incremental else _HOURS,
+            told=print,
+        )
+        part(loaded, Path(folder), options.rounds)
 
 
 if __name__ == "__main__":

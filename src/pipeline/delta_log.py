@@ -97,7 +97,7 @@ def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) ->
     """
     spark = rows.sparkSession
     option = java_class(spark, "scala.Option")
-    change = _log(spark, path).startTransaction()
+    change = _log(spark, path).startTransaction(option.empty(), option.apply(_newest_snapshot(spark, path)))
     columns, wanted = (schema.catalogString() for schema in (rows._jdf.schema(), change.metadata().schema()))
     if columns != wanted:
         raise TypeError(f"rows of {columns} do not fit the table {path} of {wanted}")
@@ -236,12 +236,29 @@ def _transactions_in(text: str) -> dict[str, int]:
 
 
 def _commit_text(spark: SparkSession | None, path: str, version: int) -> str | None:
-    return files.read_text(spark, f"{path}/_delta_log/{version:020d}.json")
+    return files.read_text(spark, _commit_file(path, version))
+
+
+def _commit_file(path: str, version: int) -> str:
+    return f"{path}/_delta_log/{version:020d}.json"
 
 
 def _newest_snapshot(spark: SparkSession, path: str) -> Any:
+    """The table as it is now. Delta would list the folder of its log to see that, which takes longer with every commit."""
+    log = _log(spark, path)
+    known = log.unsafeVolatileSnapshot()
+    if _is_newest(spark, path, known):
+        return known
     none = java_class(spark, "scala.Option").empty()
-    return _log(spark, path).update(False, none, none)
+    return log.update(False, none, none)
+
+
+def _is_newest(spark: SparkSession, path: str, known: Any) -> bool:
+    """Whether the commit that made it lies there as this process has met it, and none after it."""
+    version = int(known.version())
+    made_at = _EPOCH + timedelta(milliseconds=known.logSegment().lastCommitFileModificationTimestamp())
+    is_there = files.modified_at(spark, _commit_file(path, version)) == made_at
+    return is_there and not files.exists(spark, _commit_file(path, version + 1))
 
 
 def _log(spark: SparkSession, path: str) -> Any:

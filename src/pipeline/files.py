@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "write_text",
 ]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _IO = "org.apache.commons.io.IOUtils"
 _MANAGER = "org.apache.spark.sql.execution.streaming.checkpointing.CheckpointFileManager"
 
@@ -111,14 +112,12 @@ def names(spark: SparkSession | None, location: str) -> list[str]:
 
 
 def modified_at(spark: SparkSession | None, location: str) -> datetime | None:
-    """When the file was written, in UTC; None where there is no such file."""
+    """When the file was written, in UTC, to the millisecond; None where there is no such file."""
     if spark is None:
         local = _local(location)
-        return datetime.fromtimestamp(local.stat().st_mtime, timezone.utc) if local.is_file() else None
+        return _of_milliseconds(local.stat().st_mtime_ns // 1_000_000) if local.is_file() else None
     path, system = _path(spark, location)
-    if not system.exists(path):
-        return None
-    return datetime.fromtimestamp(system.getFileStatus(path).getModificationTime() / 1000, timezone.utc)
+    return _of_milliseconds(system.getFileStatus(path).getModificationTime()) if system.exists(path) else None
 
 
 def size(spark: SparkSession | None, location: str) -> int:
@@ -136,6 +135,10 @@ def remove(spark: SparkSession, location: str) -> None:
     """Remove the file or folder, with all in it."""
     path, system = _path(spark, location)
     system.delete(path, True)
+
+
+def _of_milliseconds(since_epoch: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=since_epoch)
 
 
 def _bytes(file: Path) -> int:

@@ -1,0 +1,68 @@
+"""What a process knows of a table's log, and what others commit to it meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import SparkSession
+from pyspark.sql import types as T
+
+from pipeline.delta_log import append_as, newest_version, table_id, transactions
+from pipeline.sinks import create_table
+
+SCHEMA = T.StructType([T.StructField("n", T.LongType())])
+
+
+def append(spark: SparkSession, path: str, number: int) -> None:
+    append_as(spark.createDataFrame([(number,)], SCHEMA), path, application="some", batch_id=number)
+
+
+def append_elsewhere(path: str, number: int) -> None:
+    write_deltalake(path, pa.table({"n": pa.array([number], pa.int64())}), mode="append")
+
+
+def numbers(path: str) -> list[int]:
+    return sorted(DeltaTable(path).to_pyarrow_table()["n"].to_pylist())
+
+
+def test_what_others_have_committed_is_seen_and_built_upon(spark: SparkSession, tmp_path: Path) -> None:
+    path = str(tmp_path / "numbers")
+    create_table(spark, path, SCHEMA)
+    append(spark, path, 1)
+    append_elsewhere(path, 2)
+    assert newest_version(spark, path) == 2
+    append_elsewhere(path, 3)
+    append_elsewhere(path, 4)
+    append(spark, path, 5)
+    assert newest_version(spark, path) == newest_version(None, path) == 5
+    assert (numbers(path), transactions(spark, path)) == ([1, 2, 3, 4, 5], {"some": 5})
+
+
+def test_what_others_have_changed_of_the_table_does_not_end_a_writer(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "numbers")
+    create_table(spark, path, SCHEMA)
+    append(spark, path, 1)
+    DeltaTable(path).alter.set_table_properties({"delta.logRetentionDuration": "interval 7 days"})
+    append(spark, path, 2)
+    assert (numbers(path), newest_version(spark, path)) == ([1, 2], 3)
+
+
+def test_a_table_made_anew_in_place_of_another_is_not_taken_for_it(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "numbers")
+    create_table(spark, path, SCHEMA)
+    append(spark, path, 1)
+    known = table_id(spark, path)
+    shutil.rmtree(path)
+    append_elsewhere(path, 7)
+    append_elsewhere(path, 8)
+    assert newest_version(None, path) == 1, "as many commits as the other one had"
+    assert table_id(spark, path) == DeltaTable(path).metadata().id != known
+    append(spark, path, 9)
+    assert (numbers(path), newest_version(None, path)) == ([7, 8, 9], 2)
