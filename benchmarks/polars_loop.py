@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -80,15 +80,43 @@ def batches(reader: Reader) -> Iterator[list]:
             yield messages
 
 
+class Clock:
+    """The newest event time that each partition has reached: they are read at different speeds, and none may make another's late."""
+
+    def __init__(self, partitions: Iterable[int]) -> None:
+        self._newest_ms = dict.fromkeys(partitions, -(2**62))
+
+    @property
+    def reached_ms(self) -> int:
+        return min(self._newest_ms.values())
+
+    @property
+    def watermark_ms(self) -> int:
+        return self.reached_ms - LATENESS_MS
+
+    def advance(self, rows: pl.DataFrame) -> None:
+        for partition, newest_ms in rows.group_by("partition").agg(pl.col("event_ms").max()).iter_rows():
+            self._newest_ms[partition] = max(self._newest_ms[partition], newest_ms)
+
+
 def parsed(messages: list, fields: dict[str, pl.DataType]) -> pl.DataFrame:
-    """The documents among the records with `event_ms`; what is no JSON, or has no time, is left out."""
-    values = [value for message in messages if (value := message.value()).endswith(b"}")]
+    """The documents among the records with `partition` and `event_ms`; what is no JSON, or has no time, is left out."""
+    values: dict[int, list[bytes]] = {}
+    for message in messages:
+        if (value := message.value()).endswith(b"}"):
+            values.setdefault(message.partition(), []).append(value)
+    none = pl.DataFrame(schema={**fields, "event_ms": pl.Int64, "partition": pl.Int32})
+    return pl.concat([none, *(_read(own, fields, partition) for partition, own in values.items())])
+
+
+def _read(values: list[bytes], fields: dict[str, pl.DataType], partition: int) -> pl.DataFrame:
     try:
         rows = pl.read_ndjson(b"\n".join(values), schema=fields)
     except pl.exceptions.ComputeError:  # one that is broken inside fails them all
         rows = pl.read_ndjson(b"\n".join(filter(_is_json, values)), schema=fields)
     time = pl.col("timestamp").str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="ms", strict=False)
-    return rows.with_columns(time.dt.epoch("ms").alias("event_ms")).drop_nulls("event_ms")
+    places = (time.dt.epoch("ms").alias("event_ms"), pl.lit(partition, pl.Int32).alias("partition"))
+    return rows.with_columns(places).drop_nulls("event_ms")
 
 
 def _is_json(value: bytes) -> bool:
@@ -152,13 +180,13 @@ def copy_records(options: argparse.Namespace, worker: int, partitions: list[int]
 def add_up_windows(options: argparse.Namespace, worker: int, partitions: list[int]) -> None:
     """Spend per customer and hour, each window once, when the watermark has passed its end."""
     reader, known = Reader(options.bootstrap, options.orders, partitions), Known()
+    clock = Clock(partitions)
     open_windows = pl.DataFrame(
         schema={"customer_id": pl.String, "start_ms": pl.Int64, "cents": pl.Int64, "order_count": pl.UInt32}
     )
-    newest_ms, watermark_ms = -(2**62), -(2**62)
     for messages in batches(reader):
         rows = parsed(messages, ORDER)
-        fresh = known.new_of(accepted_creations(rows), watermark_ms=watermark_ms)
+        fresh = known.new_of(accepted_creations(rows), watermark_ms=clock.watermark_ms)
         added = fresh.group_by(
             "customer_id", (pl.col("event_ms") // HOUR_MS * HOUR_MS).alias("start_ms")
         ).agg(
@@ -169,9 +197,8 @@ def add_up_windows(options: argparse.Namespace, worker: int, partitions: list[in
             .group_by("customer_id", "start_ms")
             .agg(pl.col("cents", "order_count").sum())
         )
-        newest_ms = max(newest_ms, rows["event_ms"].max() or newest_ms)
-        watermark_ms = newest_ms - LATENESS_MS
-        is_closed = pl.col("start_ms") + HOUR_MS <= watermark_ms
+        clock.advance(rows)
+        is_closed = pl.col("start_ms") + HOUR_MS <= clock.watermark_ms
         closed, open_windows = open_windows.filter(is_closed), open_windows.filter(~is_closed)
         if closed.height:
             commit(_spend(closed), options.out, worker=worker, offsets=reader.next)
@@ -195,26 +222,25 @@ def join_products(options: argparse.Namespace, worker: int, partitions: list[int
     orders = Reader(options.bootstrap, options.orders, partitions)
     products = Reader(options.bootstrap, options.products, [*range(PARTITIONS)])
     known, versions, waiting = Known(), pl.DataFrame(), pl.DataFrame()
-    newest_ms, products_ms = -(2**62), -(2**62)
+    clock, of_products = Clock(partitions), Clock(range(PARTITIONS))
     while orders.has_more or products.has_more:
         if products.has_more and (messages := products.take()):
-            rows = parsed(messages, PRODUCT).select(
-                "product_id", "name", "product_category", "cost", "event_ms"
-            )
+            rows = parsed(messages, PRODUCT)
+            of_products.advance(rows)
+            rows = rows.select("product_id", "name", "product_category", "cost", "event_ms")
             versions = (
                 pl.concat([versions, rows]).sort("event_ms") if versions.height else rows.sort("event_ms")
             )
-            products_ms = 2**62 if not products.has_more else versions["event_ms"].max()
         if orders.has_more and (messages := orders.take()):
             rows = parsed(messages, ORDER)
-            fresh = known.new_of(accepted_creations(rows), watermark_ms=newest_ms - LATENESS_MS)
-            newest_ms = max(newest_ms, rows["event_ms"].max() or newest_ms)
+            fresh = known.new_of(accepted_creations(rows), watermark_ms=clock.watermark_ms)
+            clock.advance(rows)
             lines = (
                 fresh.select("order_id", "customer_id", "event_ms", "items").explode("items").unnest("items")
             )
             waiting = pl.concat([waiting, lines]) if waiting.height else lines
         if waiting.height and versions.height:
-            is_due = pl.col("event_ms") <= products_ms
+            is_due = (pl.col("event_ms") <= of_products.reached_ms) | pl.lit(not products.has_more)
             due, waiting = waiting.filter(is_due), waiting.filter(~is_due)
             if due.height:
                 joined = due.sort("event_ms").join_asof(
