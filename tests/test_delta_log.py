@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
@@ -28,10 +29,16 @@ def numbers(path: str) -> list[int]:
     return sorted(DeltaTable(path).to_pyarrow_table()["n"].to_pylist())
 
 
-def test_what_others_have_committed_is_seen_and_built_upon(spark: SparkSession, tmp_path: Path) -> None:
-    path = str(tmp_path / "numbers")
-    create_table(spark, path, SCHEMA)
-    append(spark, path, 1)
+@pytest.fixture
+def path(spark: SparkSession, tmp_path: Path) -> str:
+    """A table that this process has made, and appended to."""
+    made = str(tmp_path / "numbers")
+    create_table(spark, made, SCHEMA)
+    append(spark, made, 1)
+    return made
+
+
+def test_what_others_have_committed_is_seen_and_built_upon(spark: SparkSession, path: str) -> None:
     append_elsewhere(path, 2)
     assert newest_version(spark, path) == 2
     append_elsewhere(path, 3)
@@ -41,23 +48,13 @@ def test_what_others_have_committed_is_seen_and_built_upon(spark: SparkSession, 
     assert (numbers(path), transactions(spark, path)) == ([1, 2, 3, 4, 5], {"some": 5})
 
 
-def test_what_others_have_changed_of_the_table_does_not_end_a_writer(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    path = str(tmp_path / "numbers")
-    create_table(spark, path, SCHEMA)
-    append(spark, path, 1)
+def test_what_others_have_changed_of_the_table_does_not_end_a_writer(spark: SparkSession, path: str) -> None:
     DeltaTable(path).alter.set_table_properties({"delta.logRetentionDuration": "interval 7 days"})
     append(spark, path, 2)
     assert (numbers(path), newest_version(spark, path)) == ([1, 2], 3)
 
 
-def test_a_table_made_anew_in_place_of_another_is_not_taken_for_it(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    path = str(tmp_path / "numbers")
-    create_table(spark, path, SCHEMA)
-    append(spark, path, 1)
+def test_a_table_made_anew_in_place_of_another_is_not_taken_for_it(spark: SparkSession, path: str) -> None:
     known = table_id(spark, path)
     shutil.rmtree(path)
     append_elsewhere(path, 7)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TypeVar
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from pipeline import files
 from pipeline.errors import CheckpointDamaged
+from pipeline.instants import of_milliseconds
 
 __all__ = [
     "LogRange",
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -265,8 +265,8 @@ def _entry_of(text: str) -> _Entry:
     told = json.loads(metadata)
     watermark_ms = told["batchWatermarkMs"]
     return _Entry(
-        planned_at=_EPOCH + timedelta(milliseconds=told["batchTimestampMs"]),
-        watermark=_EPOCH + timedelta(milliseconds=watermark_ms) if watermark_ms else None,
+        planned_at=of_milliseconds(told["batchTimestampMs"]),
+        watermark=of_milliseconds(watermark_ms) if watermark_ms else None,
         ends=tuple({} if line == "-" else _kafka_offsets(line) for line in sources),
         versions=tuple(None if line == "-" else _delta_version(line) for line in sources),
     )

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from delta.tables import DeltaTable
@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from pipeline import files
+from pipeline.instants import of_milliseconds
 from pipeline.jvm import java_class
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "version_of_batch",
 ]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _COMMIT = re.compile(r"(\d{20})\.json")
 
 
@@ -159,7 +159,7 @@ def commit(spark: SparkSession | None, path: str, version: int) -> Commit | None
         return None
     actions = (json.loads(line) for line in text.splitlines() if '"commitInfo"' in line)
     info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
-    made_at = _EPOCH + timedelta(milliseconds=info.get("timestamp", 0))
+    made_at = of_milliseconds(info.get("timestamp", 0))
     metadata = info.get("userMetadata")
     return Commit(
         version,
@@ -256,7 +256,7 @@ def _newest_snapshot(spark: SparkSession, path: str) -> Any:
 def _is_newest(spark: SparkSession, path: str, known: Any) -> bool:
     """Whether the commit that made it lies there as this process has met it, and none after it."""
     version = int(known.version())
-    made_at = _EPOCH + timedelta(milliseconds=known.logSegment().lastCommitFileModificationTimestamp())
+    made_at = of_milliseconds(known.logSegment().lastCommitFileModificationTimestamp())
     is_there = files.modified_at(spark, _commit_file(path, version)) == made_at
     return is_there and not files.exists(spark, _commit_file(path, version + 1))
 

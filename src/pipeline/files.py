@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
+from pipeline.instants import of_milliseconds
 from pipeline.jvm import java_class
 from pipeline.tables import local_path
 
@@ -25,7 +26,6 @@ __all__ = [
     "write_text",
 ]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _IO = "org.apache.commons.io.IOUtils"
 _MANAGER = "org.apache.spark.sql.execution.streaming.checkpointing.CheckpointFileManager"
 
@@ -115,9 +115,9 @@ def modified_at(spark: SparkSession | None, location: str) -> datetime | None:
     """When the file was written, in UTC, to the millisecond; None where there is no such file."""
     if spark is None:
         local = _local(location)
-        return _of_milliseconds(local.stat().st_mtime_ns // 1_000_000) if local.is_file() else None
+        return of_milliseconds(local.stat().st_mtime_ns // 1_000_000) if local.is_file() else None
     path, system = _path(spark, location)
-    return _of_milliseconds(system.getFileStatus(path).getModificationTime()) if system.exists(path) else None
+    return of_milliseconds(system.getFileStatus(path).getModificationTime()) if system.exists(path) else None
 
 
 def size(spark: SparkSession | None, location: str) -> int:
@@ -135,10 +135,6 @@ def remove(spark: SparkSession, location: str) -> None:
     """Remove the file or folder, with all in it."""
     path, system = _path(spark, location)
     system.delete(path, True)
-
-
-def _of_milliseconds(since_epoch: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=since_epoch)
 
 
 def _bytes(file: Path) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from pipeline.errors import UsageError
 
-__all__ = ["instant"]
+__all__ = ["instant", "of_milliseconds"]
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?(Z|[+-]\d\d:\d\d)")
 
 
@@ -27,3 +28,8 @@ def instant(text: str, *, option: str) -> datetime:
             f"{option} takes YYYY-MM-DDThh:mm:ss with Z or an offset (2026-03-01T12:00:00Z, 2026-03-01T13:00:00+01:00); "
             f"came {text!r}: {error}."
         ) from None
+
+
+def of_milliseconds(since_epoch: int) -> datetime:
+    """The instant in UTC, exactly: by a float of seconds it could be a microsecond off."""
+    return _EPOCH + timedelta(milliseconds=since_epoch)

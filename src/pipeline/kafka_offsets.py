@@ -6,10 +6,11 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import KafkaUnreachable
+from pipeline.instants import of_milliseconds
 from pipeline.kafka_check import admin_client, known_topics, silent_client
 from pipeline.kafka_login import is_translatable
 
@@ -37,7 +38,6 @@ Run = tuple[int, int]
 Address = tuple[str, int, int]
 """Topic, number of the partition, offset."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _WORTH_A_SEEK = 2_000
 """Offsets: to read over fewer than these is quicker than to begin a new fetch."""
 
@@ -258,7 +258,7 @@ def _made_at(answer: Any) -> datetime | None:
 def _time(timestamp_ms: int) -> datetime | None:
     """None where it is no time that a clock shows: a producer has counted in nanoseconds."""
     try:
-        return _EPOCH + timedelta(milliseconds=timestamp_ms)
+        return of_milliseconds(timestamp_ms)
     except OverflowError:
         return None
 

@@ -34,6 +34,7 @@ from pipeline.contracts import (
     TOO_LARGE,
     Limits,
 )
+from pipeline.instants import of_milliseconds
 
 __all__ = ["Item", "OrderEvent", "Verdict", "judged"]
 
@@ -99,7 +100,7 @@ def judged(value: bytes | None, *, timestamp_ms: int) -> Verdict:
         fields = _fields(value)
     except ValueError:
         return Verdict(violations=(NOT_JSON,))
-    return _judged_fields(fields, _EPOCH + timedelta(milliseconds=timestamp_ms))
+    return _judged_fields(fields, of_milliseconds(timestamp_ms))
 
 
 Value = TypeVar("Value")
