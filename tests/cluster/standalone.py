@@ -75,7 +75,7 @@ class Cluster:
     def wait(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
-            with suppress(OSError):
+            with suppress(OSError, json.JSONDecodeError):  # the page is there before what it shows
                 if len(self._alive()) == len(self.workers):
                     return
             assert time.monotonic() < deadline, _logs(self.home)
