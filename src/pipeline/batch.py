@@ -117,7 +117,7 @@ def batch_rows(
         events = [rows.where(F.col("event_time") < horizon) for rows in events]
     if since is not None and view.looks_back is not None:
         events = [rows.where(F.col("event_time") >= since - view.looks_back) for rows in events]
-    rows = best_of_each_key(view.define(*events), view=view).select(*view.schema.names)
+    rows = best_of_each_key(view.define(*events), view=view)
     if since is not None:
         rows = rows.where(_is_made_anew(view, since))
     return rows if horizon is None else settled(rows, view=view, horizon=horizon)

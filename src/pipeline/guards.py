@@ -36,6 +36,7 @@ from pipeline.errors import (
 from pipeline.jvm import java_class
 from pipeline.kafka_topics import Topic, Topics, describe
 from pipeline.sinks import transactions
+from pipeline.state_stores import StateStore, state_store
 from pipeline.tables import local_path
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "compared_sources",
     "note_rules",
     "noted_rules",
+    "noted_store",
     "require_space",
     "table_notes",
 ]
@@ -59,6 +61,8 @@ Difference = tuple[str, str, str]
 
 _MEBIBYTE = 1024 * 1024
 _RULES = "contract.json"
+_STATE_STORE, _KEPT_IN = "state store", "state is kept in"
+"""What a new query would have, and what this one has."""
 _STATEFUL = re.compile(r"EventTimeWatermark|Deduplicate|Aggregate|Join|TransformWithState|FlatMapGroups")
 _WINDOW = re.compile(r"precisetimestampconversion\(.*? - (-?\d+)\) % (\d+)")
 _BARE_PROJECT = re.compile(r"Project \[[\w, `]*\]$")
@@ -121,8 +125,9 @@ def check_plan(
     output_mode: str,
     keys: Sequence[str],
     state_partitions: int | None,
-) -> None:
-    """That the query is the one that made the checkpoint, by `compared_plan`; noted as it is now.
+    join_state: str,
+) -> StateStore:
+    """That the query is the one that made the checkpoint, by `compared_plan`; noted as it is now. Gives where its state is.
 
     PlanChanged names each difference that must not be.
     """
@@ -133,10 +138,13 @@ def check_plan(
         output_mode=output_mode,
         keys=keys,
         state_partitions=state_partitions,
+        join_state=join_state,
     )
     if found.forbidden:
         raise _plan_changed(query, checkpoint, found.forbidden)
     _note(rows.sparkSession, checkpoint, "plan.json", found.note)
+    store: StateStore = found.note[_KEPT_IN]
+    return store
 
 
 def compared_plan(
@@ -147,13 +155,14 @@ def compared_plan(
     output_mode: str,
     keys: Sequence[str],
     state_partitions: int | None,
+    join_state: str,
 ) -> Comparison:
     """The query beside the one that made the checkpoint; no differences where none has made it yet.
 
     Forbidden is what would differ from its traces in state and tables: the stateful steps with their keys, conditions,
     windows and watermarks, the output mode, and the keys of the rows. What happens to a row before and between may change. The
     steps are compared as Spark writes them, so only under one version of Spark. `state_partitions` are those asked for;
-    with None Spark goes on with those it has.
+    with None Spark goes on with those it has. `join_state` is where joins keep theirs; a query goes on where its state is.
     """
     spark = rows.sparkSession
     partitions = int(spark.conf.get("spark.sql.shuffle.partitions") or 0)
@@ -162,28 +171,45 @@ def compared_plan(
         "output mode": output_mode,
         "keys": [*keys],
         "state partitions": partitions,
+        _STATE_STORE: state_store(steps, of_joins=join_state),
         "spark": spark_version,
         "stateful steps": steps,
         "whole plan": _whole_plan(rows),
     }
     then = _known(spark, query=query, checkpoint=checkpoint, name="plan.json")
     if then is None:
-        return Comparison(note=now)
+        return Comparison(note={**now, _KEPT_IN: now[_STATE_STORE]})
+    then = {_STATE_STORE: "rocksdb", **then}  # what every query had before that was noted
     is_same_spark = then.get("spark") == spark_version
     differing = [what for what in now if then.get(what) != now[what]]
     must_stay = ["output mode", "keys"]
     must_stay += ["state partitions"] if state_partitions is not None and steps else []
     must_stay += ["stateful steps"] if is_same_spark else []
-    may_change = ["spark", *(["state partitions"] if state_partitions is None and steps else [])]
+    may_change = [
+        "spark",
+        _STATE_STORE,
+        *(["state partitions"] if state_partitions is None and steps else []),
+    ]
     may_change += ["whole plan"] if is_same_spark else []
     told = {what: (what, _listed(then.get(what)), _listed(now[what])) for what in differing}
     return Comparison(
         forbidden=[told[what] for what in must_stay if what in told],
         allowed=[told[what] for what in may_change if what in told],
         steps=(then["stateful steps"], steps) if "stateful steps" in {*differing} & {*must_stay} else None,
-        # Spark keeps to the partitions that the state was begun with.
-        note={**now, "state partitions": then.get("state partitions", partitions)},
+        # Spark keeps to the partitions and the store that the state was begun with.
+        note={
+            **now,
+            "state partitions": then.get("state partitions", partitions),
+            _KEPT_IN: then.get(_KEPT_IN, "rocksdb"),
+        },
     )
+
+
+def noted_store(spark: SparkSession, *, query: str, checkpoint: str) -> StateStore:
+    """Where the query keeps its state, which whoever reads it must know."""
+    then = _known(spark, query=query, checkpoint=checkpoint, name="plan.json") or {}
+    store: StateStore = then.get(_KEPT_IN, "rocksdb")
+    return store
 
 
 def note_rules(spark: SparkSession, *, checkpoint: str, rules: Mapping[str, Any]) -> None:

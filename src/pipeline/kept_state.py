@@ -14,10 +14,11 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipeline import checkpoints, versions
+from pipeline import checkpoints, guards, versions
 from pipeline.errors import RefusedToStart
 from pipeline.settings import Settings
 from pipeline.starting import session
+from pipeline.state_stores import keeping_state_in
 from pipeline.tables import checkpoint_path
 from pipeline.views import View
 
@@ -78,11 +79,14 @@ def entries(settings: Settings, view: str, *, key: str) -> list[Entry]:
         raise RefusedToStart(
             f"{live.query} has finished no batch yet, so it keeps nothing. Run `pipeline speed {view}` first."
         )
-    return [
-        entry
-        for store in _stores(spark, settings, live)
-        for entry in _entries(spark, settings, live, store, key)
-    ]
+    checkpoint = _checkpoint(settings, live)
+    kept_in = guards.noted_store(spark, query=live.query, checkpoint=checkpoint)
+    with keeping_state_in(spark, kept_in):  # what reads state goes by the session's options, as what keeps it
+        return [
+            entry
+            for store in _stores(spark, settings, live)
+            for entry in _entries(spark, settings, live, store, key)
+        ]
 
 
 def _stores(spark: SparkSession, settings: Settings, view: View) -> Iterator[Store]:

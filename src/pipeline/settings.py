@@ -231,6 +231,7 @@ class Speed:
     trigger: Annotated[str, _interval]
     max_offsets_per_trigger: Annotated[int, COUNT]
     state_partitions: Annotated[int | None, _between(1, 100_000)]
+    join_state: Annotated[str, _one_of("memory", "rocksdb")]
 
 
 @dataclass(frozen=True)

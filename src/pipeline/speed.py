@@ -167,6 +167,7 @@ def start_view(spark: SparkSession, settings: Settings, view: View, *, once: boo
         tables=[table],
         keys=view.keys,
         state_partitions=settings.speed.state_partitions,
+        join_state=settings.speed.join_state,
         min_free_mebibytes=settings.lake.min_free_mebibytes,
         output_mode=view.output_mode,
         trigger=settings.speed.trigger,
@@ -196,7 +197,7 @@ def _events(spark: SparkSession, settings: Settings, view: View, kind: str) -> D
 def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
     def write(changes: DataFrame, transaction: Transaction) -> None:
         failpoint("speed: begun")
-        rows = best_of_each_key(changes.select(*view.schema.names), view=view).persist()
+        rows = best_of_each_key(changes, view=view).persist()
         try:
             if rows.count():
                 is_empty = transaction.batch_id == 0 and not view.is_seeded

@@ -16,6 +16,7 @@ from pipeline.errors import DiskFull, PipelineError, UnreadableRecord
 from pipeline.kafka_topics import Topics
 from pipeline.observe import Observer, observing
 from pipeline.sinks import Transaction
+from pipeline.state_stores import keeping_state_in
 from pipeline.stopping import Draining, end_if_asked, hold, is_asked_to_stop, let_go, poll_seconds
 from pipeline.tables import checkpoint_path
 
@@ -48,6 +49,7 @@ def start(
     write: BatchWriter,
     keys: Sequence[str] = (),
     state_partitions: int | None = None,
+    join_state: str = "rocksdb",
     min_free_mebibytes: int = 0,
 ) -> StreamingQuery:
     """Start the query under its versioned name; `once` drains what is there and ends.
@@ -56,13 +58,14 @@ def start(
     """
     spark, checkpoint = rows.sparkSession, checkpoint_path(root, query)
     guards.require_space(root, query=query, min_free_mebibytes=min_free_mebibytes)
-    guards.check_plan(
+    store = guards.check_plan(
         rows,
         query=query,
         checkpoint=checkpoint,
         output_mode=output_mode,
         keys=keys,
         state_partitions=state_partitions,
+        join_state=join_state,
     )
     note = guards.table_notes(spark, query=query, checkpoint=checkpoint, root=root, tables=tables)
     _refusals.pop(query, None)
@@ -85,9 +88,9 @@ def start(
         .option("checkpointLocation", checkpoint)
         .foreachBatch(write_batch)
     )
-    return (
-        writer.trigger(availableNow=True).start() if once else writer.trigger(processingTime=trigger).start()
-    )
+    triggered = writer.trigger(availableNow=True) if once else writer.trigger(processingTime=trigger)
+    with keeping_state_in(spark, store):
+        return triggered.start()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ one of the highest `precedence` counts, in whatever order they come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
@@ -24,7 +24,7 @@ from pipeline.contracts import (
     TEXT_LINES,
     WIDE_MONEY,
 )
-from pipeline.transforms.joins import enriched_orders, order_outcomes
+from pipeline.transforms.joins import enriched_orders, order_outcomes, with_profit_margin
 from pipeline.transforms.state import customer_totals
 from pipeline.transforms.windows import customer_hourly_spend
 from pipeline.transforms.words import word_counts
@@ -66,6 +66,8 @@ class View:
 
     `reads` has an entry for each source of the streaming query, in Spark's order: by default one for each input.
 
+    `complete` adds the columns that follow from the row of a key: it sees one row, where a definition may give several.
+
     The first of the `keys` is a column of the first input's events. `columns` are those a reader sees, by default all. `settles_by` is the column that a horizon cuts (None: the view has none), and
     `horizon` the latest time before which an event time completes its rows. `looks_back` is by how much an event that a row is
     made of can be older than what the horizon cuts it by (None: by any; a batch then makes all of its rows anew).
@@ -84,6 +86,7 @@ class View:
     reads: tuple[Reading, ...] = ()
     columns: tuple[str, ...] = ()
     precedence: Callable[[Callable[[str], Column]], Column] | None = None
+    complete: Callable[[DataFrame], DataFrame] | None = None
     settles_by: str | None = None
     horizon: Callable[[datetime], datetime] | None = None
     looks_back: timedelta | None = None
@@ -128,12 +131,16 @@ def is_settled(view: View, horizon: datetime) -> str:
 
 
 def best_of_each_key(rows: DataFrame, *, view: View) -> DataFrame:
-    """One row per key: the one of the highest precedence; unchanged where a definition gives one row per key anyway."""
-    if view.precedence is None:
-        return rows
-    others = [name for name in view.schema.names if name not in view.keys]
-    best = F.max_by(F.struct(*others), view.precedence(F.col)).alias("best")
-    return rows.groupBy(*view.keys).agg(best).select(*view.keys, "best.*").select(*view.schema.names)
+    """The view's rows, of what its definition gives: of the rows of a key the one of the highest precedence, completed."""
+    best = rows if view.precedence is None else _best(rows, view.keys, view.precedence(F.col))
+    completed = best if view.complete is None else view.complete(best)
+    return completed.select(*view.schema.names)
+
+
+def _best(rows: DataFrame, keys: Sequence[str], precedence: Column) -> DataFrame:
+    others = [name for name in rows.columns if name not in keys]
+    best = F.max_by(F.struct(*others), precedence).alias("best")
+    return rows.groupBy(*keys).agg(best).select(*keys, "best.*")
 
 
 def start_of_hour(time: datetime) -> datetime:
@@ -230,6 +237,7 @@ VIEWS: Mapping[str, View] = {
             columns=tuple(_ENRICHED_ORDERS.names[:-3]),
             keys=("order_id", "event_time", "line"),
             precedence=_newest_version,
+            complete=with_profit_margin,
             settles_by="event_time",
             horizon=same_time,
             looks_back=_DAY,

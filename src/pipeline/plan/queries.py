@@ -31,6 +31,7 @@ _REASONS = {
     "output mode": "output mode",
     "spark": "another version of Spark",
     "state partitions": "state partitions",
+    "state store": "state store",
     "whole plan": "steps without state",
 }
 _STEPS = {
@@ -129,6 +130,7 @@ def _comparisons(
         output_mode=view.output_mode if view else "append",
         keys=view.keys if view else (),
         state_partitions=settings.speed.state_partitions if view else None,
+        join_state=settings.speed.join_state,
     )
 
 

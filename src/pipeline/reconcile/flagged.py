@@ -134,4 +134,4 @@ def view_over(view: View, sources: Sequence[DataFrame]) -> DataFrame:
         )
         for kind in view.inputs
     ]
-    return best_of_each_key(view.define(*inputs), view=view).select(*view.schema.names)
+    return best_of_each_key(view.define(*inputs), view=view)

@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 from pipeline.contracts import LATENESS
 from pipeline.transforms.events import cancelled_orders, created_orders
 
-__all__ = ["enriched_orders", "order_outcomes", "profit_margin"]
+__all__ = ["enriched_orders", "order_outcomes", "profit_margin", "with_profit_margin"]
 
 _REACH = "INTERVAL 24 HOURS"
 _MARGIN = T.DecimalType(18, 4)
@@ -22,8 +22,8 @@ _MARGIN = T.DecimalType(18, 4)
 def enriched_orders(orders: DataFrame, products: DataFrame) -> DataFrame:
     """A row per line of a created order and product version at or before it, at most 24 hours old; without one, a row of nulls.
 
-    order_id, line (from 0), customer_id, event_time, product_id, quantity, price, name, product_category, cost,
-    profit_margin (4 decimals), and the version's version_time, version_partition, version_offset.
+    order_id, line (from 0), customer_id, event_time, product_id, quantity, price, name, product_category, cost, and the
+    version's version_time, version_partition, version_offset.
     """
     created = created_orders(orders, "customer_id", "items")
     lines = created.select(
@@ -53,11 +53,15 @@ def enriched_orders(orders: DataFrame, products: DataFrame) -> DataFrame:
         "name",
         "product_category",
         "cost",
-        profit_margin(F.col("price"), F.col("cost")).alias("profit_margin"),
         "version_time",
         "version_partition",
         "version_offset",
     )
+
+
+def with_profit_margin(lines: DataFrame) -> DataFrame:
+    """With profit_margin (4 decimals), of price and cost."""
+    return lines.withColumn("profit_margin", profit_margin(F.col("price"), F.col("cost")))
 
 
 def order_outcomes(orders: DataFrame) -> DataFrame:

@@ -1,0 +1,45 @@
+"""Where a streaming query keeps its state: in RocksDB on the disk of its executor, or in the executor's heap.
+
+A stream-stream join reads each row that a key has in the state, one by one. Both stores write what a micro-batch changed to
+the checkpoint, so nothing is lost with either. Only RocksDB holds more than the heap, and transformWithState needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from pyspark.sql import SparkSession
+
+__all__ = ["StateStore", "keeping_state_in", "state_store"]
+
+StateStore = Literal["rocksdb", "memory"]
+
+_PREFIX = "spark.sql.streaming.stateStore"
+_IN_MEMORY = {
+    f"{_PREFIX}.providerClass": "org.apache.spark.sql.execution.streaming.state.HDFSBackedStateStoreProvider",
+    f"{_PREFIX}.checkpointFormatVersion": "1",  # the second is RocksDB's alone
+}
+
+
+def state_store(steps: Sequence[str], *, of_joins: str) -> StateStore:
+    """What a new query with these stateful steps (as Spark's plan names them) keeps its state in."""
+    joins, needs_rocksdb = (
+        any(step.startswith(name) for step in steps) for name in ("Join", "TransformWithState")
+    )
+    return "memory" if of_joins == "memory" and joins and not needs_rocksdb else "rocksdb"
+
+
+@contextmanager
+def keeping_state_in(spark: SparkSession, store: StateStore) -> Iterator[None]:
+    """A query that is started meanwhile keeps its state there; RocksDB is what the configuration gives a session anyway."""
+    options = _IN_MEMORY if store == "memory" else {}
+    before = {key: spark.conf.get(key, None) for key in options}
+    try:
+        for key, value in options.items():
+            spark.conf.set(key, value)
+        yield
+    finally:
+        for key, was in before.items():
+            spark.conf.unset(key) if was is None else spark.conf.set(key, was)

@@ -1,0 +1,78 @@
+"""Where the state of a query is kept, and that it stays there whatever is asked for later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from lake import at, line, order, product, rows_of, send
+from pipeline import plan, serving, speed
+from pipeline.settings import Settings
+from pipeline.state_stores import keeping_state_in, state_store
+from pipeline.tables import checkpoint_path
+from pipeline.views import VIEWS
+
+JOIN = VIEWS["enriched_orders"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "of_joins", "store"),
+    [
+        (["EventTimeWatermark event_time", "Deduplicate [order_id]", "Join LeftOuter"], "memory", "memory"),
+        (["Deduplicate [order_id]", "Join LeftOuter"], "rocksdb", "rocksdb"),
+        (["Deduplicate [order_id]", "Aggregate [customer_id]"], "memory", "rocksdb"),
+        (["Join LeftOuter", "TransformWithStateInPySpark"], "memory", "rocksdb"),
+        ([], "memory", "rocksdb"),
+    ],
+)
+def test_joins_are_kept_where_it_is_asked_for(steps: list[str], of_joins: str, store: str) -> None:
+    assert state_store(steps, of_joins=of_joins) == store
+
+
+def test_the_session_is_left_as_it_was(spark: SparkSession) -> None:
+    keys = [f"spark.sql.streaming.stateStore.{name}" for name in ("providerClass", "checkpointFormatVersion")]
+    before = [spark.conf.get(key) for key in keys]
+    with keeping_state_in(spark, "memory"):
+        meanwhile = [spark.conf.get(key) for key in keys]
+    assert meanwhile != before
+    assert [spark.conf.get(key) for key in keys] == before
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(("begun", "later"), [("memory", "rocksdb"), ("rocksdb", "memory")])
+def test_state_stays_where_it_was_begun(
+    spark: SparkSession, settings: Settings, begun: str, later: str
+) -> None:
+    send(settings, [product(time=at(0)), order("o1", time=at(1), items=[line()])])
+    run(settings, join_state=begun)
+    assert kept_in(settings) == begun
+    send(settings, [order("o2", time=at(2), items=[line()])])
+    (told,) = plan.look(asking(settings, join_state=later), only=[JOIN.query]).queries
+    assert (told.verdict, told.because) == ("restart is safe", ["state store"])
+    assert told.differences == [("state store", begun, later)]
+    run(settings, join_state=later)
+    assert kept_in(settings) == begun
+    (told,) = plan.look(asking(settings, join_state=later), only=[JOIN.query]).queries
+    assert told.verdict == "unchanged", "it is told once"
+    run(settings, join_state=later)
+    assert kept_in(settings) == begun
+    rows = rows_of(serving.read(spark, settings, JOIN, layer="speed"))
+    assert [(row["order_id"], row["name"]) for row in rows] == [("o1", "the p1"), ("o2", "the p1")]
+
+
+def asking(settings: Settings, *, join_state: str) -> Settings:
+    return replace(settings, speed=replace(settings.speed, join_state=join_state))
+
+
+def run(settings: Settings, *, join_state: str) -> None:
+    speed.run(asking(settings, join_state=join_state), views=[JOIN.name], once=True)
+
+
+def kept_in(settings: Settings) -> str:
+    """As its files tell."""
+    files = Path(checkpoint_path(settings.lake.root, JOIN.query), "state").rglob("*")
+    kinds = {file.suffix for file in files} & {".delta", ".changelog", ".zip"}
+    return "memory" if kinds == {".delta"} else "rocksdb" if kinds == {".changelog"} else f"both? {kinds}"
