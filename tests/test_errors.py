@@ -56,6 +56,7 @@ def test_only_dependencies_may_be_retried() -> None:
         "LakeUnreachable",
         "PostgresUnreachable",
         "NotDelivered",
+        "SparkEnded",
         "TopicMissing",
     }
 

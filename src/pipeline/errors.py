@@ -18,6 +18,7 @@ PipelineError                     70
 │       ├── LakeUnreachable        3   there is no lake where it should be, or it cannot be read
 │       ├── NotDelivered           3   Kafka did not take an event
 │       ├── PostgresUnreachable    3
+│       ├── SparkEnded             3   Spark's JVM has ended by itself, as when its heap is full
 │       └── TopicMissing           3
 ├── SetupError                     3   Java, a jar or a package is missing or too old
 └── RefusedToStart                 4   starting, or going on, would damage data
@@ -68,6 +69,7 @@ __all__ = [
     "RefusedToStart",
     "SetupError",
     "SourceMismatch",
+    "SparkEnded",
     "StepFailed",
     "TopicMissing",
     "TopicReplaced",
@@ -216,6 +218,14 @@ class NotDelivered(DependencyError):
         self.name = name
         self.keys = tuple(keys)
         self.count = count
+
+
+class SparkEnded(DependencyError):
+    """Spark's JVM ended with `exit_code_of_jvm`; a negative one is a signal."""
+
+    def __init__(self, message: str, *, exit_code_of_jvm: int) -> None:
+        super().__init__(message)
+        self.exit_code_of_jvm = exit_code_of_jvm
 
 
 class TopicMissing(DependencyError):

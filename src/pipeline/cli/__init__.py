@@ -108,7 +108,22 @@ def _run(given: Sequence[str]) -> int:
 
 
 def _run_command(settings: Settings, arguments: Arguments) -> int:
-    return arguments.run(settings, arguments) or 0
+    try:
+        return arguments.run(settings, arguments) or 0
+    except Exception as error:
+        ended = _spark_ended(error)
+        if ended is None:
+            raise
+        raise ended from error
+
+
+def _spark_ended(error: Exception) -> PipelineError | None:
+    """What is behind an error where Spark was started, and its JVM has ended by itself."""
+    if "pyspark" not in sys.modules:
+        return None
+    from pipeline.jvm import ended
+
+    return ended(error)
 
 
 def _run_job(settings: Settings, arguments: Arguments) -> int:
