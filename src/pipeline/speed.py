@@ -244,12 +244,16 @@ def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
     """What the query begins with; for a new query that is the batch form as it is published now.
 
     A new query's table starts as a copy of the seed, and that commit says which it was: the horizon must stay what it
-    was at the first start. Spark takes the rows only then, so a restart gives none.
+    was at the first start. Spark takes the rows in the first batch only. A restart gives none, unless that batch was not
+    finished and is run again: then what the commit holds.
     """
     none = spark.createDataFrame([], view.schema)
-    if checkpoints.last_batch(spark, checkpoint_path(settings.lake.root, view.query)) is not None:
+    checkpoint = checkpoint_path(settings.lake.root, view.query)
+    if checkpoints.last_batch(spark, checkpoint) is not None:
         began = seed_of(spark, settings, view)
-        return _Seed(none, began.horizon if began else None)
+        if began is None or checkpoints.last_committed_batch(spark, checkpoint) is not None:
+            return _Seed(none, began.horizon if began else None)
+        return _Seed(read_version(spark, began.path, began.version).select(*view.schema.names), began.horizon)
     newest = published(spark, settings, view)
     if newest is None:
         return _Seed(none, None)
