@@ -376,8 +376,9 @@ def test_base_tells_about_every_key_once() -> None:
 def test_the_shipped_files_are_found_inside_a_zipped_package(tmp_path: Path) -> None:
     wheel = tmp_path / "pipeline.zip"
     with zipfile.ZipFile(wheel, "w") as archive:
-        for module in ("__init__", "errors", "conf_files", "settings"):
-            archive.write(CHECKOUT / "src" / "pipeline" / f"{module}.py", f"pipeline/{module}.py")
+        package = CHECKOUT / "src" / "pipeline"
+        for module in (*(package / "settings").glob("*.py"), *package.glob("*.py")):
+            archive.write(module, f"pipeline/{module.relative_to(package)}")
         for file in (CHECKOUT / "conf").glob("*.yml"):
             archive.write(file, f"pipeline/conf/{file.name}")
     program = (
@@ -387,7 +388,7 @@ def test_the_shipped_files_are_found_inside_a_zipped_package(tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert done.stdout.splitlines() == [f"{wheel}/pipeline/settings.py", "local[2]"], done.stderr
+    assert done.stdout.splitlines() == [f"{wheel}/pipeline/settings/__init__.py", "local[2]"], done.stderr
 
 
 def test_a_folder_without_base_builds_on_the_shipped_one(tmp_path: Path) -> None:
