@@ -394,3 +394,32 @@ def test_the_shipped_files_are_found_inside_a_zipped_package(tmp_path: Path) -> 
 def test_a_folder_without_base_builds_on_the_shipped_one(tmp_path: Path) -> None:
     shutil.copy(CHECKOUT / "conf" / "test.yml", tmp_path / "mine.yml")
     assert load(env="mine", folder=tmp_path) == load(env="test")
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("kafka.options.kafka.ssl.key.password", "kafka: {options: {kafka.ssl.key.password: 271828}}"),
+        ("spark.conf.spark.authenticate.secret", "spark: {conf: {spark.authenticate.secret: 271828}}"),
+        ("alerts.token", "alerts: {token: 271828}"),
+    ],
+)
+def test_a_secret_of_digits_is_one(key: str, text: str, overlay: Path) -> None:
+    overlay.write_text(text)
+    error = refused(env="own", folder=overlay.parent)
+    assert error.key == key
+    assert "271828" not in error.message
+
+
+def test_a_variable_may_hold_a_secret_of_digits() -> None:
+    loaded = load(PIPELINE_SPARK__CONF="{spark.authenticate.secret: 271828}")
+    assert loaded.spark.conf["spark.authenticate.secret"] == "271828"
+    assert "271828" not in repr(loaded) + repr(flattened(loaded))
+
+
+def test_what_is_only_about_a_secret_is_shown() -> None:
+    loaded = load(
+        "spark.conf.spark.security.credentials.kafka.enabled=false",
+        "spark.conf.spark.authenticate.secretBitLength=256",
+    )
+    assert "Secret" not in {type(value).__name__ for value in loaded.spark.conf.values()}

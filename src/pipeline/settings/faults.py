@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import ConfigurationError
-from pipeline.settings.masking import masked
+from pipeline.settings.masking import MASK, is_secret, masked
 from pipeline.settings.schema import KeyPath, key_paths
 
 __all__ = ["meant", "nearest_of", "unknown", "wrong"]
@@ -26,8 +26,10 @@ def unknown(path: KeyPath, source: str) -> ConfigurationError:
 
 
 def wrong(path: KeyPath, source: str, expected: str, came: Any) -> ConfigurationError:
+    """A value that is not what the key expects; what came is shown, unless it may be secret."""
     dotted = ".".join(path)
-    shown = repr(masked(path, came)) if isinstance(came, str) else f"{came} (not in quotes)"
+    plain = MASK if is_secret(path) else came
+    shown = repr(masked(path, came)) if isinstance(came, str) else f"{plain} (not in quotes)"
     # What stands inside a section or a list may be secret: only its kind is shown.
     shown = {dict: "a section", list: "a list", type(None): "nothing"}.get(type(came), shown)
     return ConfigurationError(

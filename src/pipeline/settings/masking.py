@@ -13,6 +13,7 @@ __all__ = [
     "SECRET_NAME",
     "URL_LOGIN",
     "Secret",
+    "is_secret",
     "masked",
     "refuse_secret",
     "values_inside",
@@ -25,7 +26,7 @@ SECRET_NAME = re.compile(
     re.I,
 )
 ABOUT_A_SECRET = re.compile(
-    r"\.(enabled|provider|path|mechanism|url|class|type|location|file|ms|seconds|service|name)$|File$|^spark\.kubernetes\."
+    r"\.(enabled|provider|path|mechanism|url|class|type|location|file|ms|seconds|service|name)$|(File|BitLength)$|^spark\.kubernetes\."
 )
 """Names of keys that have a word of SECRET_NAME in them and no secret behind them."""
 NAMED_SECRET = re.compile(
@@ -51,10 +52,15 @@ class Secret(str):
         return repr(self.shown)
 
 
+def is_secret(path: KeyPath) -> bool:
+    """Whether the key's name says that its value is one."""
+    return bool(SECRET_NAME.search(path[-1])) and not ABOUT_A_SECRET.search(path[-1])
+
+
 def masked(path: KeyPath, text: str) -> str:
     """Also what should have come through ${env:…}: a value whose key says that it is secret, and the login in a URL."""
     shown = text.shown if isinstance(text, Secret) else text
-    if SECRET_NAME.search(path[-1]):
+    if is_secret(path):
         return Secret(text)
     shown = URL_LOGIN.sub(MASK, shown)
     return Secret(text, shown) if shown != text else text
@@ -62,8 +68,7 @@ def masked(path: KeyPath, text: str) -> str:
 
 def refuse_secret(path: KeyPath, text: str, source: str) -> None:
     """Everybody may read a file of the project, and the command line of a process: no secret stands there as itself."""
-    is_secret = SECRET_NAME.search(path[-1]) and not ABOUT_A_SECRET.search(path[-1])
-    is_written = bool(is_secret) and not REFERENCE.search(text)
+    is_written = is_secret(path) and not REFERENCE.search(text)
     is_written = is_written or any(REFERENCE.sub("", value) for value in values_inside(text))
     dotted = ".".join(path)
     if is_written and text not in ("true", "false"):

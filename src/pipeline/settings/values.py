@@ -94,7 +94,7 @@ def _text(path: KeyPath, one: Given, environ: Mapping[str, str]) -> str:
     if isinstance(value, date) and not isinstance(value, datetime):  # YAML reads 2024-01-01 as one
         value = value.isoformat()
     if is_free(path) and isinstance(value, (bool, int, float)):
-        return str(value).lower() if isinstance(value, bool) else str(value)
+        value = str(value).lower() if isinstance(value, bool) else str(value)
     if not isinstance(value, str):
         raise wrong(path, one.source, "a text", value)
     if not one.source.startswith("PIPELINE_"):
