@@ -19,14 +19,17 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
-from lake import fresh, order, send
+from lake import fresh, order, rows_of, send
 from pipeline import catalog, cli, ingest
 from pipeline.contracts import RAW_EVENTS
 from pipeline.devservices import kafka
 from pipeline.errors import ConfigurationError, PlanChanged
+from pipeline.failpoints import watched
 from pipeline.kinds import Field, Kind, amount, choice, identifier
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic
+from pipeline.streaming import QueryFailed
+from pipeline.tables import table_path
 from pipeline.transforms.decode import accepted_events, classify
 from pipeline.views import VIEWS, start_of_hour
 
@@ -184,6 +187,21 @@ def test_the_example_goes_through_every_command(
     assert VIEW in told
     assert account["topic"] in told
     assert VIEW in Path(run("report", "--output", str(tmp_path / "report.html")).strip()).read_text()
+
+
+def test_a_crash_in_the_first_batch_with_a_new_topic_is_gone_on_after(
+    spark: SparkSession, extended: Settings
+) -> None:
+    def trap(place: str) -> None:
+        if place == "ingest: all appended":
+            raise LookupError(place)
+
+    with watched(trap), pytest.raises(QueryFailed):
+        ingest.run(extended, once=True)
+    ingest.run(extended, once=True)
+    payments = spark.read.format("delta").load(table_path(extended.lake.root, "payment_events"))
+    addresses = rows_of(payments.select("topic", "partition", "offset"))
+    assert len(addresses) == payments.distinct().count() > 2000
 
 
 def test_a_topic_that_is_read_no_more_is_refused(extended: Settings) -> None:

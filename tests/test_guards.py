@@ -174,6 +174,19 @@ def test_a_plan_that_does_not_fit_its_checkpoint_is_refused_with_the_difference_
     assert spend(spark, settings) == before
 
 
+def test_a_query_that_has_read_the_log_does_not_go_on_with_kafka(
+    spark: SparkSession, settings: Settings
+) -> None:
+    of_the_log = replace(settings, speed=replace(settings.speed, source="log"))
+    send(settings, [order("o1", time=at(0))])
+    ingest.run(settings, once=True)
+    run_spend(of_the_log)
+    with pytest.raises(PlanChanged) as refused:
+        run_spend(settings)
+    assert [what for what, _, _ in refused.value.differences] == ["topics"]
+    run_spend(of_the_log)
+
+
 @pytest.mark.parametrize(("note", "text"), [("sources.json", None), ("plan.json", ""), ("tables.json", "{")])
 def test_a_note_that_is_lost_is_refused(
     ingested: Settings, spark: SparkSession, note: str, text: str | None

@@ -88,6 +88,7 @@ def read_note(spark: SparkSession, *, query: str, checkpoint: str, name: str) ->
 
 
 def plan_changed(query: str, checkpoint: str, differences: Sequence[tuple[str, str, str]]) -> PlanChanged:
+    """The refusal that names these differences."""
     told = "\n".join(f"  {what}\n    then: {before}\n    now:  {now}" for what, before, now in differences)
     return PlanChanged(
         f"query {query} is not the one that made its checkpoint. What has changed:\n{told}\n"
@@ -106,4 +107,5 @@ def listed(value: Any) -> str:
 
 
 def anew(checkpoint: str) -> str:
+    """What to do where nothing else helps."""
     return f"remove the query's tables and its checkpoint {checkpoint}"

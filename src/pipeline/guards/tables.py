@@ -86,7 +86,9 @@ def table_notes(
     It notes nothing for a batch that wrote nothing, and raises CheckpointMismatch where a table went backwards meanwhile.
     """
     where = f"{checkpoint}/pipeline/tables.json"
-    known = json.loads(files.read_text(spark, where) or "{}")
+    known = dict[str, Any]()
+    if _has_finished(spark, checkpoint):
+        known = read_note(spark, query=query, checkpoint=checkpoint, name="tables.json")
 
     def note() -> None:
         now = {_name(table, root): _state_of(spark, table) for table in tables}
@@ -100,9 +102,8 @@ def table_notes(
         known.clear()
         known.update(now)
 
-    if not _has_finished(spark, checkpoint):
-        known.clear()
-        note()
+    if not {_name(table, root) for table in tables} <= {*known}:
+        note()  # a new query, or a table in addition: from here on it is told from one that is gone
     return note
 
 

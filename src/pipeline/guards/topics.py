@@ -27,6 +27,8 @@ def check_sources(spark: SparkSession, *, query: str, checkpoint: str, topics: T
 def compared_sources(spark: SparkSession, *, query: str, checkpoint: str, topics: Topics) -> Comparison:
     """The topics beside those that the checkpoint has read: one that is read no more is forbidden, one in addition allowed.
 
+    A query that has read the log cannot go on with Kafka, nor the other way round: that is forbidden, too.
+
     Raises TopicReplaced for a topic made anew under its old name, OffsetsLost for records that have expired before they were
     read, or that were read and are there no more.
     """
@@ -35,7 +37,8 @@ def compared_sources(spark: SparkSession, *, query: str, checkpoint: str, topics
     then = known_note(spark, query=query, checkpoint=checkpoint, name="sources.json")
     known = then or {}
     differences = [("topics", listed(known), listed(ids))]
-    if not {*known} <= {*ids}:
+    reads_another_source = then is not None and bool(known) != bool(ids)  # the log, or Kafka
+    if reads_another_source or not {*known} <= {*ids}:
         return Comparison(forbidden=differences)
     for name, topic_id in known.items():
         if ids[name] != topic_id:
