@@ -105,7 +105,8 @@ def published(
 def seed_of(spark: SparkSession, settings: Settings, view: View) -> Published | None:
     """The batch form that the view's speed table began as; None where it began empty.
 
-    Its commit comes before the query's first. A crash in between leaves several: the last of them counts.
+    Its commit comes before the query's first. A crash or a refusal in between leaves several, and a VACUUM commits of its own: the
+    last that says what its rows are counts.
     """
     if not view.is_seeded:
         return None
@@ -113,10 +114,10 @@ def seed_of(spark: SparkSession, settings: Settings, view: View) -> Published | 
     newest = table_version(spark, path)
     seed = None
     for version in range(1, (newest or 0) + 1):
-        facts = _facts(spark, path, version)
-        if facts is None:
+        made = delta_log.commit(spark, path, version)
+        if made is None or made.transactions:
             break
-        seed = facts
+        seed = _facts(spark, path, version) or seed
     return seed
 
 
