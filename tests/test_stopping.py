@@ -155,3 +155,6 @@ def test_what_asked_an_earlier_process_to_stop_does_not_stop_the_next(
     assert stopping.is_asked_to_stop(spark, root, "held_v1")
     stopping.let_go(spark, root, "held_v1")
     assert not stopping.is_asked_to_stop(spark, root, "held_v1")
+    (folder / "held_v1.stop").touch()  # meant for the process that holds it by now
+    stopping.let_go(spark, root, "held_v1")
+    assert stopping.is_asked_to_stop(spark, root, "held_v1")

@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -45,8 +46,8 @@ _POLL_SECONDS = 0.2
 _FAR_POLL_SECONDS = 2.0
 _TRIES = 5
 
-_held: dict[str, IO[str]] = {}
-_leases: dict[str, Lease] = {}
+_held: dict[str, Callable[[], object]] = {}
+"""How to give back what this process holds, by checkpoint."""
 _asked: dict[str, Draining] = {}
 
 
@@ -141,28 +142,23 @@ def hold(spark: SparkSession, root: str, query: str) -> None:
     """Take the query for this process, or raise AlreadyRunning. What asked an earlier process to stop is forgotten."""
     folder = local_path(checkpoint_path(root, query))
     if folder is None and can_lease(root):
-        _leases[checkpoint_path(root, query)] = _leased(spark, root, query)
+        give_back = _leased(spark, root, query).give_back
     elif folder is None:
         files.write_text(spark, _running_marker(root, query), f"{os.uname().nodename} {os.getpid()}\n")
+        give_back = partial(_remove, spark, _running_marker(root, query))
     else:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _held[checkpoint_path(root, query)] = _locked(folder.with_name(f"{query}.lock"), query)
+        give_back = _locked(folder.with_name(f"{query}.lock"), query).close
+    _held[checkpoint_path(root, query)] = give_back
     _remove(spark, _stop_marker(root, query))
 
 
 def let_go(spark: SparkSession, root: str, query: str) -> None:
-    """Give the query back; may be called again."""
-    _remove(spark, _stop_marker(root, query))
-    lock = _held.pop(checkpoint_path(root, query), None)
-    lease = _leases.pop(checkpoint_path(root, query), None)
-    if lock is not None:
-        lock.close()
-    elif lease is not None:
-        lease.give_back()
-    elif can_lease(root):
-        return
-    elif local_path(root) is None:
-        _remove(spark, _running_marker(root, query))
+    """Give the query back, if this process holds it: once it does not, what lies there is another one's."""
+    give_back = _held.pop(checkpoint_path(root, query), None)
+    if give_back is not None:
+        _remove(spark, _stop_marker(root, query))
+        give_back()
 
 
 def _locked(file: Path, query: str) -> IO[str]:
