@@ -41,6 +41,17 @@ def test_the_session_is_left_as_it_was(spark: SparkSession) -> None:
     assert [spark.conf.get(key) for key in keys] == before
 
 
+def test_the_store_is_the_one_that_was_chosen_whatever_the_session_says(spark: SparkSession) -> None:
+    key = "spark.sql.streaming.stateStore.providerClass"
+    before = spark.conf.get(key)
+    spark.conf.set(key, "org.example.AnotherProvider")
+    try:
+        with keeping_state_in(spark, "rocksdb"):
+            assert spark.conf.get(key) == before
+    finally:
+        spark.conf.set(key, before)
+
+
 @pytest.mark.kafka
 @pytest.mark.parametrize(("begun", "later"), [("memory", "rocksdb"), ("rocksdb", "memory")])
 def test_state_stays_where_it_was_begun(

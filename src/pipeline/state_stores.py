@@ -6,7 +6,7 @@ the checkpoint, so nothing is lost with either. Only RocksDB holds more than the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,9 +17,13 @@ __all__ = ["StateStore", "keeping_state_in", "state_store"]
 StateStore = Literal["rocksdb", "memory"]
 
 _PREFIX = "spark.sql.streaming.stateStore"
-_IN_MEMORY = {
-    f"{_PREFIX}.providerClass": "org.apache.spark.sql.execution.streaming.state.HDFSBackedStateStoreProvider",
-    f"{_PREFIX}.checkpointFormatVersion": "1",  # the second is RocksDB's alone
+_PROVIDER = f"{_PREFIX}.providerClass"
+_OPTIONS: Mapping[StateStore, Mapping[str, str]] = {
+    "rocksdb": {_PROVIDER: "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"},
+    "memory": {
+        _PROVIDER: "org.apache.spark.sql.execution.streaming.state.HDFSBackedStateStoreProvider",
+        f"{_PREFIX}.checkpointFormatVersion": "1",  # the second is RocksDB's alone
+    },
 }
 
 
@@ -33,8 +37,8 @@ def state_store(steps: Sequence[str], *, of_joins: str) -> StateStore:
 
 @contextmanager
 def keeping_state_in(spark: SparkSession, store: StateStore) -> Iterator[None]:
-    """A query that is started meanwhile keeps its state there; RocksDB is what the configuration gives a session anyway."""
-    options = _IN_MEMORY if store == "memory" else {}
+    """A query that is started meanwhile keeps its state there, whatever the session's own options say."""
+    options = _OPTIONS[store]
     before = {key: spark.conf.get(key, None) for key in options}
     try:
         for key, value in options.items():
