@@ -35,13 +35,27 @@ from lake import (
     send,
     topics_of,
 )
-from pipeline import audit, dead_letters, ingest, kept_state, promotion, querying, reconcile, speed, stopping
+from pipeline import (
+    audit,
+    dead_letters,
+    feeding,
+    feeds,
+    ingest,
+    kept_state,
+    promotion,
+    querying,
+    reconcile,
+    speed,
+    stopping,
+    versions,
+)
 from pipeline.delta_log import newest_version
 from pipeline.errors import OffsetsLost, RefusedToStart
 from pipeline.failpoints import watched
 from pipeline.published import published
 from pipeline.settings import Settings
-from pipeline.tables import view_path
+from pipeline.streaming import QueryFailed
+from pipeline.tables import ORDER_EVENTS, table_path, view_path
 from pipeline.transforms.patches import merge_patch
 from pipeline.views import VIEWS
 from reference import VIEWS as REFERENCE
@@ -273,6 +287,17 @@ def test_straight_from_kafka_late_stays_late(spark: SparkSession, settings: Sett
     hours = [order(f"o{number}", time=at(20 * number), customer_id="c1") for number in range(9)]
     send(settings, [*hours, order("late", time=at(1), customer_id="c-late")])
     ingest.run(settings, once=True)
+    ended = [2]
+
+    def trap(place: str) -> None:
+        ended[0] -= place == "speed: begun"
+        if not ended[0]:
+            raise Stopped(place)
+
+    with watched(trap), pytest.raises(QueryFailed):
+        promotion.replay(slices, [name], source="kafka", once=True)
+    with pytest.raises(RefusedToStart, match="not read yet all"):
+        promotion.promote(settings, name, is_confirmed=lambda _: True)
     promotion.replay(slices, [name], source="kafka", once=True)
     with pytest.raises(RefusedToStart):
         promotion.replay(settings, [name], once=True)
@@ -284,3 +309,83 @@ def test_straight_from_kafka_late_stays_late(spark: SparkSession, settings: Sett
     with pytest.raises(OffsetsLost) as lost:
         promotion.replay(settings, [name], source="kafka", once=True, anew=True)
     assert (lost.value.expected, lost.value.first) == (0, 1)
+
+
+def test_a_version_made_from_the_raw_bytes_in_both_layers_becomes_live(
+    spark: SparkSession, settings: Settings
+) -> None:
+    """The typed log holds a wrong total, as after a fault in decoding: the bytes still say what was spent."""
+    name = "customer_hourly_spend"
+    slices = replace(settings, speed=replace(settings.speed, max_offsets_per_trigger=4))
+    hours = [order(f"o{number}", time=at(20 * number), customer_id="c1") for number in range(9)]
+    send(settings, [*hours, BROKEN, order("late", time=at(1), customer_id="c-late")])
+    speed.run(slices, views=[name], once=True)
+    ingest.run(settings, once=True)
+    dead_letters.fix(settings, merge_patch('{"total": "3.00"}'), author="me", reason="it was not much")
+    assert dead_letters.replay(settings).passed == 1
+    typed = table_path(settings.lake.root, ORDER_EVENTS)
+    spark.sql(f"UPDATE delta.`{typed}` SET total = total + 1 WHERE order_id = 'o3'")
+
+    (beside,) = promotion.batch_beside(settings, [name])
+    with pytest.raises(RefusedToStart, match="no speed form"):
+        promotion.promote(settings, name, is_confirmed=lambda _: True)
+    assert versions.live_views(spark, settings)[name].label == "1"
+    promotion.replay(slices, [name], source="raw", once=True)
+    with pytest.raises(RefusedToStart, match="from the raw events"):
+        promotion.replay(slices, [name], once=True)
+    assert published(spark, settings, beside) is None
+    found = promotion.promote(settings, name, is_confirmed=lambda _: True)
+    assert found is not None
+    assert found.unexplained == 0, found
+    assert found.against_live is not None
+    assert (found.against_live.late, found.against_live.repaired) == (1, 1), found
+    live = versions.live_views(spark, settings)[name]
+    assert live.label == "1r1"
+
+    log = accepted_log(mended(records_of(settings)), kinds_of(settings))
+    check(spark, settings, name, "1r1", log)
+    form = published(spark, settings, live)
+    assert form is not None
+    assert (form.origin, form.path) == ("raw", view_path(settings.lake.root, name, "batch", "1r1"))
+    rows = rows_of(spark.read.format("delta").load(form.path).select(*VIEWS[name].columns))
+    assert rows == by_key(REFERENCE[name](log, form.horizon))
+
+
+def test_a_feed_is_extended_by_whom_its_query_is_held_and_once(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(settings, [order("o1", time=at(0))])
+    ingest.run(settings, once=True)
+    promotion.replay(settings, [READ.name], once=True)
+    (view,) = promotion.batch_beside(settings, [READ.name])
+    feed = feeds.feed_path(settings.lake.root, view)
+    before = newest_version(spark, feed)
+    send(settings, [order("o2", time=at(1))])
+    ingest.run(settings, once=True)
+    speed._feeder(spark, settings, {view.query: view})(["another_v1"])
+    assert newest_version(spark, feed) == before
+
+    made = feeding._events
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        """Another process reads the same, and is the first to append."""
+        monkeypatch.setattr(feeding, "_events", made)
+        feeding.extend(spark, settings, view)
+        return made(*arguments, **options)
+
+    monkeypatch.setattr(feeding, "_events", meanwhile)
+    speed._feeder(spark, settings, {view.query: view})([view.query])
+    rows = spark.read.format("delta").load(feed).select("orders.order_id").collect()
+    assert sorted(row["order_id"] for row in rows) == ["o1", "o2"]
+
+
+def test_a_promotion_asks_for_the_definition_that_the_code_has(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(settings, [order("o1", time=at(0))])
+    ingest.run(settings, once=True)
+    promotion.batch_beside(settings, [READ.name])
+    newer = {**VIEWS, READ.name: replace(READ, version=READ.version + 1)}
+    monkeypatch.setattr("pipeline.catalog.views", lambda _: newer)
+    with pytest.raises(RefusedToStart, match="--anew"):
+        promotion.promote(settings, READ.name, is_confirmed=lambda _: True)

@@ -147,3 +147,12 @@ def test_a_page_stays_with_its_version(here: Settings) -> None:
     second = asked(SPEND, [("limit", "2"), ("cursor", str(cursor))], max_rows=100)
     (row,) = Answers(here).answer(second).rows
     assert Decimal("2.00") in row
+
+
+def test_a_rollback_keeps_the_version_it_leaves_beside_the_one_that_is_being_made(here: Settings) -> None:
+    third = Made("1r2", "feed")
+    put(here, "1", "1.00")
+    with versions.changing(here):
+        versions.enter(None, here, SPEND.name, Line(SECOND, (FIRST,), third, 2), became="begun")
+    assert main(["rollback", SPEND.name, "--set", f"lake.root={here.lake.root}"]) == 0
+    assert versions.read(None, here).line(SPEND.name) == Line(FIRST, (SECOND,), third, 2)

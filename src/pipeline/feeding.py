@@ -24,7 +24,7 @@ from pipeline.feeds import Facts, as_feed, feed_path, newest_facts
 from pipeline.kafka_offsets import Partition, Run
 from pipeline.published import KEPT_HISTORY, Origin, events_of, snapshot
 from pipeline.settings import Settings
-from pipeline.sinks import append_with, create_table
+from pipeline.sinks import append_with, commit_lock, create_table
 from pipeline.sources import table_version
 from pipeline.tables import BATCH_LEDGER, REPAIRS, table_path, view_path
 from pipeline.views import View
@@ -38,10 +38,11 @@ def prepare(spark: SparkSession, settings: Settings, view: View, *, origin: Orig
     First it is laid in order beside the feed, then appended slice by slice. What is there already is not made again.
     """
     path = feed_path(settings.lake.root, view)
+    ordered = view_path(settings.lake.root, view.name, "history", view.label)
     done = newest_facts(spark, path)
     if done is not None and done.through is not None:
+        files.remove(spark, ordered)  # which a process may have left that ended after the last slice
         return
-    ordered = view_path(settings.lake.root, view.name, "history", view.label)
     with step(f"replay {view.name}: the history in order"):
         told = json.loads(files.read_text(spark, f"{ordered}/facts.json") or "null")
         if told is None:
@@ -80,12 +81,11 @@ def extend(spark: SparkSession, settings: Settings, view: View) -> None:
     spans = _spans(spark, root, newest, after=known.through)
     if spans:
         rows = _events(spark, settings, view, spans, origin="typed", with_repairs=False)
-        append_with(
-            rows.coalesce(1),
-            path,
-            metadata=Facts(newest.generation, known.slices, newest.through).as_metadata(),
-        )
-        failpoint("replay: feed extended")
+        facts = Facts(newest.generation, known.slices, newest.through)
+        with commit_lock(path):
+            if newest_facts(spark, path) == known:  # else another process has added it meanwhile
+                append_with(rows.coalesce(1), path, metadata=facts.as_metadata())
+                failpoint("replay: feed extended")
 
 
 def _lay_in_order(

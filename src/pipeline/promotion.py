@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,12 +12,13 @@ from pyspark.sql import SparkSession
 from pipeline import batch, catalog, checkpoints, kafka_topics, ledger, reconcile, speed, versions
 from pipeline.errors import AlreadyRunning, OffsetsLost, RefusedToStart
 from pipeline.feeds import facts_at, feed_path
+from pipeline.kafka_offsets import Partition, Run
 from pipeline.published import Origin, published
 from pipeline.reconcile import Agreement
 from pipeline.settings import Settings
 from pipeline.sources import kafka_topics as topics_of
 from pipeline.starting import session
-from pipeline.stopping import running_queries
+from pipeline.stopping import poll_seconds, running_queries
 from pipeline.tables import BATCH_LEDGER, checkpoint_path, local_path, table_path
 from pipeline.versions import Made
 from pipeline.views import Source, View
@@ -24,6 +26,8 @@ from pipeline.views import Source, View
 __all__ = ["Comparison", "batch_beside", "promote", "replay", "rollback"]
 
 From = Literal["typed", "raw", "kafka"]
+
+_CATCH_UP_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ def replay(
         for name in names:
             _require_beginning(spark, settings, catalog.views(settings)[name])
     reads: Source = "kafka" if source == "kafka" else "feed"
-    made = [_begun(spark, settings, name, source=reads, anew=anew) for name in names]
     origin: Origin = "raw" if source == "raw" else "typed"
+    made = [_begun(spark, settings, name, source=reads, origin=origin, anew=anew) for name in names]
     speed.run_versions(settings, made, once=once, origin=origin, job="replay")
 
 
@@ -87,15 +91,16 @@ def promote(
     spark = session(settings)
     known = versions.read(spark, settings)
     definition = catalog.views(settings)[name]
-    live, new = known.live(definition), known.next(definition)
-    if new is None:
+    live, made = known.live(definition), known.line(name).next
+    if made is None:
         raise RefusedToStart(
             f"{name} has no version beside the live one ({live.label}). Make one first: pipeline replay {name}"
         )
-    versions.require_same_definition(settings, [new])
+    new = made.of(definition)
+    _require_same(settings, name, made, source=None)
     _require_caught_up(spark, settings, new)
     if published(spark, settings, new) is None:
-        batch.publish(settings, [new])
+        batch.publish(settings, [new], source=made.origin)
     proof, against_live = reconcile.compare(settings, new=new, live=live)
     found = Comparison(name, live.label, new.label, live.version != new.version, proof, against_live)
     if found.unexplained:
@@ -116,7 +121,8 @@ def promote(
 def rollback(settings: Settings, name: str) -> tuple[str, str]:
     """Have readers see the version again that was live before, in one commit; the labels of both, the one left first.
 
-    The one that is left can be promoted again. Raises RefusedToStart where there is none to go back to.
+    The one that is left can be promoted again, unless another one is being made: then it is kept, as the oldest. Raises
+    RefusedToStart where there is none to go back to.
     """
     spark = None if local_path(settings.lake.root) is not None else session(settings)
     with versions.changing(settings):
@@ -126,12 +132,21 @@ def rollback(settings: Settings, name: str) -> tuple[str, str]:
                 f"{name}: no version was live before {line.live.label}, so there is nothing to go back to."
             )
         *before, former = line.before
-        switched = replace(line, live=former, before=tuple(before), next=line.next or line.live)
+        kept = () if line.next is None else (line.live,)
+        switched = replace(line, live=former, before=(*kept, *before), next=line.next or line.live)
         versions.enter(spark, settings, name, switched, became="live")
     return line.live.label, former.label
 
 
-def _begun(spark: SparkSession, settings: Settings, name: str, *, source: Source | None, anew: bool) -> View:
+def _begun(
+    spark: SparkSession,
+    settings: Settings,
+    name: str,
+    *,
+    source: Source | None,
+    origin: Origin = "typed",
+    anew: bool,
+) -> View:
     """The version of the view that is being made, begun now where there is none (or `anew`), and what its query reads."""
     definition = catalog.views(settings)[name]
     with versions.changing(settings):
@@ -141,27 +156,33 @@ def _begun(spark: SparkSession, settings: Settings, name: str, *, source: Source
             _require_stopped(spark, settings, made.of(definition))
             made = None
         if made is None:
-            made = Made(replace(definition, rebuild=line.count + 1).label, source)
+            made = Made(replace(definition, rebuild=line.count + 1).label, source, origin)
             line = replace(line, count=line.count + 1)
         elif made.source is None:
-            made = replace(made, source=source)
-        _require_same(settings, made.of(definition), source)
+            made = replace(made, source=source, origin=origin)
+        _require_same(settings, name, made, source=source, origin=origin)
         if made != line.next:
             versions.enter(spark, settings, name, replace(line, next=made), became="begun")
     return made.of(definition)
 
 
-def _require_same(settings: Settings, made: View, source: Source | None) -> None:
-    now = catalog.views(settings)[made.name].version
+def _require_same(
+    settings: Settings, name: str, made: Made, *, source: Source | None, origin: Origin = "typed"
+) -> None:
+    """That what is being made is what is asked for, by the definition that the code has; `source` None asks for neither source."""
+    definition = catalog.views(settings)[name]
+    version = made.of(definition).version
     if source not in (None, made.source):
         what = f"reads {made.source}, and a checkpoint cannot change its source"
-    elif made.version != now:
-        what = f"is of version {made.version} of the definition, and the code has version {now}"
+    elif source is not None and origin != made.origin:
+        what = f"has its history from the {made.origin} events of the log, and it is not made twice"
+    elif version != definition.version:
+        what = f"is of version {version} of the definition, and the code has version {definition.version}"
     else:
         return
     raise RefusedToStart(
-        f"{made.name}: the version {made.label} that is being made {what}.\n"
-        f"Leave it and begin another one: pipeline replay {made.name} --anew"
+        f"{name}: the version {made.label} that is being made {what}.\n"
+        f"Leave it and begin another one: pipeline replay {name} --anew"
     )
 
 
@@ -185,6 +206,8 @@ def _require_caught_up(spark: SparkSession, settings: Settings, new: View) -> No
         if len(read) == len(new.reads) and all(one is not None and one.through is not None for one in facts):
             return
         reason = "has not read the whole history yet"
+    elif _is_behind_the_log(spark, settings, new, checkpoint):
+        reason = "has not read yet all that ingest has"
     else:
         return
     raise RefusedToStart(
@@ -194,13 +217,7 @@ def _require_caught_up(spark: SparkSession, settings: Settings, new: View) -> No
 
 def _require_beginning(spark: SparkSession, settings: Settings, view: View) -> None:
     """That Kafka still holds what ingest has read first: else the version would begin with a hole that nobody sees."""
-    root = settings.lake.root
-    generation = ledger.generations(spark, root, [ledger.INGEST]).get(ledger.INGEST)
-    newest = ledger.newest_batch(spark, root, ledger.INGEST, generation) if generation else None
-    if generation is None or newest is None:
-        return
-    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
-    spans = ledger.spans_of_ingest(entries, generation, after=-1, through=newest)
+    spans = _ingested(spark, settings)
     for topic, held in kafka_topics.describe(spark, topics_of(settings, view.inputs)).items():
         for partition, (first, end) in held.offsets.items():
             began, _ = spans.get((topic, partition), (first, end))
@@ -215,3 +232,33 @@ def _require_beginning(spark: SparkSession, settings: Settings, view: View) -> N
                     first=first,
                     end=end,
                 )
+
+
+def _is_behind_the_log(spark: SparkSession, settings: Settings, view: View, checkpoint: str) -> bool:
+    """Whether ingest has read records that the view's query, which reads Kafka itself, has not.
+
+    A query that runs is given a minute to come as far as ingest is now.
+    """
+    root, topics = settings.lake.root, topics_of(settings, view.inputs).names
+    ends = {place: end for place, (_, end) in _ingested(spark, settings).items() if place[0] in topics}
+    deadline = time.monotonic() + _CATCH_UP_SECONDS
+    while True:
+        read = {
+            (topic, number): offset for topic, number, offset in checkpoints.next_offsets(spark, checkpoint)
+        }
+        if all(read.get(place, 0) >= end for place, end in ends.items()):
+            return False
+        if view.query not in running_queries(root, spark=spark) or time.monotonic() > deadline:
+            return True
+        time.sleep(poll_seconds(root))
+
+
+def _ingested(spark: SparkSession, settings: Settings) -> dict[Partition, Run]:
+    """Which offsets ingest has read, half-open, by topic partition; none where it has read nothing."""
+    root = settings.lake.root
+    generation = ledger.generations(spark, root, [ledger.INGEST]).get(ledger.INGEST)
+    newest = ledger.newest_batch(spark, root, ledger.INGEST, generation) if generation else None
+    if generation is None or newest is None:
+        return {}
+    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
+    return ledger.spans_of_ingest(entries, generation, after=-1, through=newest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -89,7 +89,7 @@ def run_versions(
             stop=stop,
             at_end=lambda query: _enter_batches(spark, settings, by_query[query]),
             observer=watcher,
-            meanwhile=None if once or not fed else _feeder(spark, settings, [*fed.values()]),
+            meanwhile=None if once or not fed else _feeder(spark, settings, fed),
         )
 
 
@@ -102,14 +102,17 @@ def _feed(spark: SparkSession, settings: Settings, view: View, origin: Origin) -
     feeding.extend(spark, settings, view)
 
 
-def _feeder(spark: SparkSession, settings: Settings, views: Sequence[View]) -> Callable[[], None]:
-    """Lets the feeds follow the log, once a second."""
+def _feeder(
+    spark: SparkSession, settings: Settings, by_query: Mapping[str, View]
+) -> Callable[[Sequence[str]], None]:
+    """Lets the feeds of the queries that are named follow the log, once a second: of others another process may do so by now."""
     next_look = [0.0]
 
-    def feed() -> None:
+    def feed(running: Sequence[str]) -> None:
         if time.monotonic() >= next_look[0]:
-            for view in views:
-                feeding.extend(spark, settings, view)
+            for query in running:
+                if query in by_query:
+                    feeding.extend(spark, settings, by_query[query])
             next_look[0] = time.monotonic() + _FEED_EVERY_SECONDS
 
     return feed
@@ -156,6 +159,7 @@ def _start_all(
 
 
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
+    """Start the view's query on its table, which is made where it is not there. Raises PlanChanged, CheckpointDamaged, DiskFull."""
     table = view_path(settings.lake.root, view.name, "speed", view.label)
     create_table(spark, table, view.schema, properties=KEPT_HISTORY if view.is_seeded else None)
     checkpoint = checkpoint_path(settings.lake.root, view.query)
@@ -259,7 +263,10 @@ def _seed(spark: SparkSession, settings: Settings, view: View) -> _Seed:
         return _Seed(none, None)
     rows = read_version(spark, newest.path, newest.version).select(*view.schema.names)
     table = view_path(settings.lake.root, view.name, "speed", view.label)
-    replace(rows, table, metadata=facts_of(newest.horizon, newest.log, seed_version=newest.version))
+    guards.require_space(
+        settings.lake.root, query=view.query, min_free_mebibytes=settings.lake.min_free_mebibytes
+    )
+    replace(rows, table, metadata=facts_of(newest.horizon, newest.log))
     failpoint("seed: copied")
     return _Seed(rows, newest.horizon)
 

@@ -54,7 +54,8 @@ def start(
 ) -> StreamingQuery:
     """Start the query under its versioned name; `once` drains what is there and ends.
 
-    `tables` are those that `write` writes, `keys` tell their rows apart. Raises PlanChanged, DiskFull.
+    `tables` are those that `write` writes, `keys` tell their rows apart. Raises PlanChanged,
+    CheckpointDamaged, DiskFull.
     """
     spark, checkpoint = rows.sparkSession, checkpoint_path(root, query)
     guards.require_space(root, query=query, min_free_mebibytes=min_free_mebibytes)
@@ -119,14 +120,15 @@ def await_all(
     stop: threading.Event,
     observer: Observer,
     at_end: Callable[[str], object] | None = None,
-    meanwhile: Callable[[], object] | None = None,
+    meanwhile: Callable[[Sequence[str]], object] | None = None,
 ) -> None:
     """Wait until every query has ended, of itself or because it was asked to; `at_end` is told the name of each.
 
-    `meanwhile` is called again and again; what it raises ends the queries, too.
+    `meanwhile` is called again and again with the names of those that this process still holds; what it raises ends them, too.
 
-    `observer` is told of their batches. `stop` ends all of them after their running batch, `pipeline stop` those it names. The first failure ends the others in the same way and is raised: as what a batch refused, else as
-    UnreadableRecord, DiskFull or QueryFailed.
+    `observer` is told of their batches. `stop` ends all of them after their running batch, `pipeline stop` those it names. The
+    first failure ends the others in the same way and is raised: as what a batch refused, else as UnreadableRecord, DiskFull
+    or QueryFailed.
     """
     spark = SparkSession.builder.getOrCreate()
     left = [Draining(query) for query in queries]
@@ -136,7 +138,7 @@ def await_all(
             time.sleep(poll_seconds(root))
             observer.keep()
             if meanwhile is not None and not failed:
-                meanwhile()
+                meanwhile([running.query.name for running in left])
             for running in [*left]:
                 if running.has_ended:
                     left.remove(running)

@@ -25,7 +25,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pipeline import catalog, files
 from pipeline.delta_log import commit, newest_version, version_at
 from pipeline.errors import DefinitionChanged
-from pipeline.published import KEPT_HISTORY
+from pipeline.published import KEPT_HISTORY, Origin
 from pipeline.settings import Settings
 from pipeline.sinks import append_with, commit_lock, create_table
 from pipeline.tables import SCHEMAS, VIEW_VERSIONS, local_path, table_path
@@ -49,12 +49,14 @@ _ORIGINAL = re.compile(r"v(\d+)")
 
 @dataclass(frozen=True)
 class Made:
-    """A version by the label of its tables, and what its query reads."""
+    """A version by the label of its tables, what its query reads, and what the history of its feed is made of."""
 
     label: str
     source: Source | None = None
+    origin: Origin = "typed"
 
     def of(self, view: View) -> View:
+        """The view in this version."""
         return replace(labelled(view, self.label), source=self.source)
 
 
@@ -79,12 +81,15 @@ class Versions:
     originals: Mapping[str, Made]
 
     def line(self, view: str) -> Line:
+        """The line of the view of that name."""
         return self.lines.get(view) or Line(self.originals[view])
 
     def live(self, view: View) -> View:
+        """The version that readers see."""
         return self.line(view.name).live.of(view)
 
     def next(self, view: View) -> View | None:
+        """The version that is being made beside it; None where none is."""
         made = self.line(view.name).next
         return None if made is None else made.of(view)
 
@@ -126,13 +131,13 @@ def changing(settings: Settings) -> AbstractContextManager[None]:
 
 
 def enter(spark: SparkSession | None, settings: Settings, view: str, line: Line, *, became: str) -> None:
-    """Put the line in place of the view's one, in one commit; `became` is what its subject is now: begun, live or dropped.
+    """Put the line in place of the view's one, in one commit; `became` is what its live or next version is now: live, begun.
 
     Without a session only in a lake on this machine. To be called inside of `changing`.
     """
     known = _lines(spark, settings, None)
     lines = {name: asdict(one) for name, one in {**known, view: line}.items()}
-    subject = line.live if became == "live" else line.next or known[view].next
+    subject = line.live if became == "live" else line.next
     assert subject is not None
     row = (view, subject.label, became, datetime.now(timezone.utc))
     _commit(spark, settings, row, {"lines": lines})

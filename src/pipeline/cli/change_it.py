@@ -16,17 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-_COMPARED = (
-    "compared",
-    "equal",
-    "late",
-    "repaired",
-    "conflicting",
-    "contract_changed",
-    "open",
-    "unexplained",
-)
-
 
 def _view_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("view", metavar="VIEW")
@@ -89,14 +78,15 @@ def _promote(settings: Settings, arguments: Arguments) -> int:
 
 def _show(found: Comparison) -> None:
     from pipeline import console
+    from pipeline.reconcile import COMPARED
 
     rows = [(f"{found.new} batch", f"{found.new} speed", found.proof)]
     if found.against_live is not None:
         rows.append((f"{found.new} batch", f"{found.live} speed (live)", found.against_live))
-    cells = [[one, other, *(str(getattr(each, name)) for name in _COMPARED)] for one, other, each in rows]
+    cells = [[one, other, *(str(getattr(each, name)) for name in COMPARED)] for one, other, each in rows]
     if found.has_new_definition:
         cells[-1][-1] += " (by the new definition)"
-    console.table(["version", "against", *_COMPARED], cells, right=_COMPARED)
+    console.table(["version", "against", *COMPARED], cells, right=COMPARED)
 
 
 def _says_yes(question: str) -> bool:
@@ -111,7 +101,7 @@ def _rollback(settings: Settings, arguments: Arguments) -> None:
     from pipeline import console, promotion
 
     left, live = promotion.rollback(settings, view)
-    console.write_lines([f"{view}: readers see version {live} again; {left} can be promoted once more"])
+    console.write_lines([f"{view}: readers see version {live} again; {left} is kept"])
 
 
 COMMANDS = [
