@@ -16,20 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-_RECONCILED = (
-    "view",
-    "horizon",
-    "compared",
-    "equal",
-    "late",
-    "repaired",
-    "conflicting",
-    "contract_changed",
-    "open",
-    "unexplained",
-    "late_events",
-)
-
 
 def _format_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
@@ -61,7 +47,13 @@ def _reconcile(settings: Settings, arguments: Arguments) -> int:
 
     agreements = reconcile.run(settings, views=views, report=arguments.report)
     is_json = arguments.format == "json"
-    columns = [*_RECONCILED, "unexplained_keys"] if is_json else [*_RECONCILED]
+    columns = [
+        "view",
+        "horizon",
+        *reconcile.COMPARED,
+        "late_events",
+        *(["unexplained_keys"] if is_json else []),
+    ]
     rows = [tuple(getattr(found, name) for name in columns) for found in agreements]
     _write(columns, rows, as_json=is_json)
     for found in agreements:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from pipeline.reconcile.agreement import Agreement, compare, run
-from pipeline.reconcile.causes import CAUSES
+from pipeline.reconcile.causes import CAUSES, COMPARED
 
-__all__ = ["CAUSES", "Agreement", "compare", "run"]
+__all__ = ["CAUSES", "COMPARED", "Agreement", "compare", "run"]

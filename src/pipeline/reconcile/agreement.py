@@ -15,7 +15,15 @@ from pipeline import evidence, late, versions
 from pipeline.console import step
 from pipeline.errors import RefusedToStart
 from pipeline.evidence import Evidence, speed_table
-from pipeline.reconcile.causes import CAUSES, CONFLICTING, CONTRACT_CHANGED, LATE, OPEN, REPAIRED, UNEXPLAINED
+from pipeline.reconcile.causes import (
+    COMPARED,
+    CONFLICTING,
+    CONTRACT_CHANGED,
+    LATE,
+    OPEN,
+    REPAIRED,
+    UNEXPLAINED,
+)
 from pipeline.reconcile.comparison import batch_side, batch_table, closed_by_both, compared_rows
 from pipeline.reconcile.explanation import explain_differences
 from pipeline.session import side_by_side
@@ -181,7 +189,7 @@ def _keep(
 
 
 def _markdown(agreements: Sequence[Agreement], run_at: datetime) -> Iterator[str]:
-    columns = ("view", "horizon", "compared", "equal", *CAUSES, "late_events")
+    columns = ("view", "horizon", *COMPARED, "late_events")
     yield "# Batch against speed"
     yield ""
     yield f"Compared at {_plain(run_at)}, row by row, over what both layers have closed. Money is compared to the cent."

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pipeline import late
 from pipeline.contracts import DEAD, DEAD_LETTER_STATUSES
-from pipeline.reconcile.causes import CAUSES, UNEXPLAINED
+from pipeline.reconcile.causes import COMPARED, UNEXPLAINED
 from pipeline.report import charts
 from pipeline.report.charts import FINAL, PROVISIONAL
 from pipeline.report.look import Look
@@ -339,7 +339,7 @@ def _agreement(numbers: Numbers) -> Section:
         grids=[
             Grid(
                 "Rows by view",
-                ("view", "compared", "equal", *CAUSES, "closed up to", "compared at"),
+                ("view", *COMPARED, "closed up to", "compared at"),
                 [
                     (one.view, one.compared, one.equal, *one.causes.values(), one.horizon, one.run_at)
                     for one in found
