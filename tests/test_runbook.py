@@ -61,7 +61,9 @@ def test_every_alert_has_its_place() -> None:
     named = {
         name
         for text in sources
-        for name in re.findall(r'"([A-Z]\w*OverLimit|BatchTooOld|Unexplained|ExpectationFailed)"', text)
+        for name in re.findall(
+            r'"([A-Z]\w*OverLimit|BatchTooOld|Unexplained|DoesNotAddUp|ExpectationFailed)"', text
+        )
     }
     named |= {"DeadOverLimit", "LateOverLimit"}
     assert len(named) >= 5

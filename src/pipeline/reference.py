@@ -18,6 +18,9 @@ config show` tells what is in force, and where it came from.
 
 A key is set in `conf/<env>.yml` (chosen by `--env` or `PIPELINE_ENV`), by its variable, or by `--set key=value`; the last one
 counts. A secret is written as `${env:NAME}` or `${file:/absolute/path}`. `null` means that a key has no value.
+
+A map is given as YAML where it comes by its variable: `PIPELINE_SPARK__CONF='{spark.ui.enabled: true}'`. `--set spark.conf.spark.ui.enabled=true` sets one
+entry of it; a variable for one entry has dots in its name, which `env` takes and a shell's `export` does not.
 """
 
 
