@@ -305,6 +305,9 @@ def test_straight_from_kafka_late_stays_late(spark: SparkSession, settings: Sett
     missed = judge.late_identities(judge.ledger(spark, settings), settings, name, log, query=f"{name}_v1r1")
     assert [str(one).count("late") for one in missed] == [1]
     check(spark, settings, name, "1r1", judge.without(log, missed))
+    found = promotion.promote(settings, name, is_confirmed=lambda _: True)
+    assert found is not None
+    assert (found.unexplained, found.proof.late) == (0, 1)
     drop_first_records(settings, before=1)
     with pytest.raises(OffsetsLost) as lost:
         promotion.replay(settings, [name], source="kafka", once=True, anew=True)

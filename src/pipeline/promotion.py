@@ -10,6 +10,7 @@ from typing import Literal
 from pyspark.sql import SparkSession
 
 from pipeline import batch, catalog, checkpoints, kafka_topics, ledger, reconcile, speed, versions
+from pipeline.console import step
 from pipeline.errors import AlreadyRunning, OffsetsLost, RefusedToStart
 from pipeline.feeds import facts_at, feed_path
 from pipeline.kafka_offsets import Partition, Run
@@ -206,7 +207,7 @@ def _require_caught_up(spark: SparkSession, settings: Settings, new: View) -> No
         if len(read) == len(new.reads) and all(one is not None and one.through is not None for one in facts):
             return
         reason = "has not read the whole history yet"
-    elif _is_behind_the_log(spark, settings, new, checkpoint):
+    elif not _comes_as_far_as_ingest(spark, settings, new, checkpoint):
         reason = "has not read yet all that ingest has"
     else:
         return
@@ -234,23 +235,25 @@ def _require_beginning(spark: SparkSession, settings: Settings, view: View) -> N
                 )
 
 
-def _is_behind_the_log(spark: SparkSession, settings: Settings, view: View, checkpoint: str) -> bool:
-    """Whether ingest has read records that the view's query, which reads Kafka itself, has not.
+def _comes_as_far_as_ingest(spark: SparkSession, settings: Settings, view: View, checkpoint: str) -> bool:
+    """Whether the view's query, which reads Kafka itself, has read what ingest has by now.
 
-    A query that runs is given a minute to come as far as ingest is now.
+    One that runs beside ingest is always some records behind it, so it is given a minute to come so far.
     """
     root, topics = settings.lake.root, topics_of(settings, view.inputs).names
     ends = {place: end for place, (_, end) in _ingested(spark, settings).items() if place[0] in topics}
     deadline = time.monotonic() + _CATCH_UP_SECONDS
-    while True:
-        read = {
-            (topic, number): offset for topic, number, offset in checkpoints.next_offsets(spark, checkpoint)
-        }
-        if all(read.get(place, 0) >= end for place, end in ends.items()):
-            return False
-        if view.query not in running_queries(root, spark=spark) or time.monotonic() > deadline:
-            return True
-        time.sleep(poll_seconds(root))
+    with step(f"promote {view.name}: {view.query} comes as far as ingest"):
+        while True:
+            is_over = view.query not in running_queries(root, spark=spark) or time.monotonic() > deadline
+            read = {
+                (topic, number): offset
+                for topic, number, offset in checkpoints.next_offsets(spark, checkpoint)
+            }
+            has_read = all(read.get(place, 0) >= end for place, end in ends.items())
+            if has_read or is_over:
+                return has_read
+            time.sleep(poll_seconds(root))
 
 
 def _ingested(spark: SparkSession, settings: Settings) -> dict[Partition, Run]:
