@@ -83,6 +83,11 @@ def test_every_damage_is_named_with_its_offsets(
     hourly = view_path(root, "customer_hourly_spend", "speed", 1)
     DeltaTable.forPath(spark, hourly).update("customer_id = 'c1'", {"order_count": F.col("order_count") + 1})
 
+    for layer in ("speed", "batch"):
+        twice = view_path(root, "customer_hourly_spend", layer, 1)  # type: ignore[arg-type]
+        rows = spark.read.format("delta").load(twice).where("customer_id IN ('c1', 'c2')").localCheckpoint()
+        rows.write.format("delta").mode("append").save(twice)
+
     options = ["--env", "test", "--set", f"lake.root={root}"]
     options += ["--set", f"kafka.bootstrap_servers={here.kafka.bootstrap_servers}"]
     for name in ("orders", "products", "text_lines", "word_counts_output"):
@@ -107,7 +112,15 @@ def test_every_damage_is_named_with_its_offsets(
         ("not_in_ledger", "customer_hourly_spend", 1, ("0-5",)),
         ("not_counted", "customer_hourly_spend", 1, ("3-4",)),
         ("table_differs", "customer_hourly_spend", None, ()),
+        ("key_repeated", "customer_hourly_spend", None, ()),
     }
+    repeated = [
+        one["detail"] for account in told for one in account["faults"] if one["fault"] == "key_repeated"
+    ]
+    assert [("batch" in one, "speed" in one, "customer_id=c1 " in one) for one in sorted(repeated)] == [
+        (True, False, True),
+        (False, True, True),
+    ]
 
 
 def test_what_kafka_forgets_is_told_by_what_it_said_before(

@@ -25,6 +25,7 @@ from pipeline.errors import (
     DiskFull,
     OffsetsLost,
     PlanChanged,
+    RefusedToStart,
     TopicReplaced,
 )
 from pipeline.settings import Settings
@@ -268,3 +269,14 @@ def test_a_disk_that_is_full_in_a_batch_costs_nothing(
     (small_disk / "filling").unlink()
     ingest.run(here, once=True)
     assert count(spark, here) == 2
+
+
+def test_keyed_state_that_does_not_say_which_row_of_a_key_counts(
+    spark: SparkSession, settings: Settings
+) -> None:
+    """An extension's, say: with more of a key's events than an Arrow batch holds its state gives several rows."""
+    totals = VIEWS["customer_totals"]
+    speed.stream_rows(spark, settings, totals)
+    speed.stream_rows(spark, settings, SPEND)
+    with pytest.raises(RefusedToStart, match="precedence"):
+        speed.stream_rows(spark, settings, replace(totals, precedence=None))

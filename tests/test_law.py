@@ -35,6 +35,7 @@ from lake import (
     topics_of,
 )
 from pipeline import batch, ingest, reconcile, serving, speed
+from pipeline.devservices import generate
 from pipeline.settings import Settings
 from pipeline.tables import BATCH_LEDGER, LATE_EVENTS, table_path
 from pipeline.views import VIEWS
@@ -252,3 +253,28 @@ def test_a_seeded_query_counts_from_its_seed_on(spark: SparkSession, settings: S
     assert rows_of(serving.read(spark, settings, VIEWS["customer_totals"], layer="speed")) == by_key(expected)
     (agreement,) = reconcile.run(settings, views=["customer_totals"])
     assert (agreement.compared, agreement.unexplained) == (1001, 0)
+
+
+def test_a_customer_with_a_third_of_all_orders_is_one_row_also_in_large_batches(
+    spark: SparkSession, settings: Settings
+) -> None:
+    """A processor is handed 10,000 rows of a key at a time, and gives a row for each: of them the last one counts."""
+    (name,) = views = ("customer_totals",)
+    generate.generate(
+        settings.kafka.bootstrap_servers, settings.kafka.topics, events=100_000, seed=3, hot=1 / 3
+    )
+    here = replace(
+        settings,
+        ingest=replace(settings.ingest, max_offsets_per_trigger=200_000),
+        speed=replace(settings.speed, max_offsets_per_trigger=55_000),
+    )
+    speed.run(here, views=views, once=True)
+    records = read_records(settings.kafka.bootstrap_servers, [settings.kafka.topics.orders])
+    log = accepted_log(records, kinds_of(settings))
+    late = judge.late_identities(judge.ledger(spark, settings), settings, name, log)
+    rows = judge.check_speed(spark, settings, name, judge.without(log, late))
+    assert max(row["order_count"] for row in rows) > 2 * 10_000
+    ingest.run(here, once=True)
+    batch.run(settings, views=views)
+    (agreement,) = reconcile.run(settings, views=views)
+    assert agreement.unexplained == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from delta.tables import DeltaTable
@@ -75,3 +76,27 @@ def test_a_lost_row_or_a_cent_is_unexplained_also_beside_late_rows(
     assert counts.unexplained_keys == ["word=not"]
     again = (Path(here.lake.root) / "reconciliation.md").read_text()
     assert "- unexplained: `word=not`" in again
+
+
+@pytest.mark.parametrize("layer", ["speed", "batch"])
+def test_a_key_that_a_table_has_twice_is_unexplained_whether_its_row_is_closed_or_not(
+    spark: SparkSession, story: Story, tmp_path: Path, layer: Literal["speed", "batch"]
+) -> None:
+    here = story.copy(tmp_path / "damaged")
+
+    def repeat(view: str, condition: str) -> None:
+        path = view_path(here.lake.root, view, layer, 1)
+        rows = spark.read.format("delta").load(path).where(condition).localCheckpoint()
+        assert rows.count() == 1
+        rows.write.format("delta").mode("append").save(path)
+
+    customers = ["c-closing", "c2"] if layer == "speed" else ["c2"]
+    for customer in customers:
+        repeat("customer_hourly_spend", f"customer_id = '{customer}'")
+    repeat("word_counts", "word = 'not'")
+    spend, counts = reconcile.run(here, views=["customer_hourly_spend", "word_counts"])
+    assert [key.split()[0] for key in sorted(spend.unexplained_keys)] == [
+        f"customer_id={customer}" for customer in customers
+    ]
+    assert spend.unexplained == len(customers)
+    assert (counts.unexplained, counts.unexplained_keys) == (1, ["word=not"])

@@ -181,7 +181,16 @@ def start_view(spark: SparkSession, settings: Settings, view: View, *, once: boo
 
 
 def stream_rows(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
-    """What the view's query gives, not started; a new seeded query's table is made a copy of the batch form."""
+    """What the view's query gives, not started; a new seeded query's table is made a copy of the batch form.
+
+    Raises RefusedToStart where it may give several rows of a key and the view does not say which of them counts.
+    """
+    rows = _defined(spark, settings, view)
+    guards.check_precedence(rows, view=view)
+    return rows
+
+
+def _defined(spark: SparkSession, settings: Settings, view: View) -> DataFrame:
     events = [_events(spark, settings, view, kind) for kind in view.inputs]
     if not view.is_seeded or view.source is not None:  # a rebuild counts from the beginning itself
         return view.define(*events)

@@ -1,7 +1,7 @@
 """The views: each is one function of its inputs, and what both layers must know to keep its rows.
 
-A view's rows are told apart by `keys`. Where its definition gives several rows for a key (the matches of a join), the
-one of the highest `precedence` counts, in whatever order they come.
+A view's rows are told apart by `keys`. Where its definition gives several rows for a key (the matches of a join, what keyed
+state comes to on its way), the one of the highest `precedence` counts, in whatever order they come.
 """
 
 from __future__ import annotations
@@ -165,6 +165,11 @@ def _earliest_cancellation(column: Callable[[str], Column]) -> Column:
     return F.struct(-F.unix_micros(column("cancelled_at")))
 
 
+def _most_orders(column: Callable[[str], Column]) -> Column:
+    """Of a customer's totals the newest: a query's only grow."""
+    return column("order_count")
+
+
 def _schema(**columns: T.DataType) -> T.StructType:
     return T.StructType([T.StructField(name, type_) for name, type_ in columns.items()])
 
@@ -265,6 +270,7 @@ VIEWS: Mapping[str, View] = {
             output_mode="update",
             schema=_TOTALS,
             keys=("customer_id",),
+            precedence=_most_orders,
             horizon=start_of_hour,
         ),
         View(

@@ -69,6 +69,13 @@ def test_the_shares_are_those_asked_for() -> None:
     }
 
 
+@pytest.mark.parametrize("hot", [0.0, 1 / 3, 1.0])
+def test_the_best_customer_has_the_share_that_is_asked_for(hot: float) -> None:
+    rows = [row for row in records(events=20_000, seed=4, malformed=0, hot=hot) if row.topic == "orders"]
+    customers = Counter(row.key for row in rows)
+    assert customers[b"c-00000"] / len(rows) == pytest.approx(hot, abs=0.02)
+
+
 def test_nothing_is_planted_where_nothing_is_asked_for() -> None:
     fates = Counter(row.fate for row in records(events=3_000, seed=3, late=0, duplicates=0, malformed=0))
     assert set(fates) == {"plain", "tombstone"}

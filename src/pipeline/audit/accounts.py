@@ -31,6 +31,7 @@ _FAULTS = {
     "not_counted": "read by the query, and neither counted nor in late_events",
     "wrongly_late": "in late_events, and the query counted them, or never had to read them",
     "table_differs": "the query's table adds up to another number of events than it counted",
+    "key_repeated": "keys of which a table of the view has more than one row",
 }
 """What can be wrong with offsets, by the name it has in the report."""
 

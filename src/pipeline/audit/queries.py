@@ -13,10 +13,12 @@ from pipeline import late, ledger
 from pipeline.audit.accounts import Fault, QueryAccount, fault_at
 from pipeline.audit.runs import runs_of
 from pipeline.audit.spans import MOST_ROWS, Span
+from pipeline.delta_log import newest_version
 from pipeline.evidence import Evidence, identified_events, speed_table
 from pipeline.published import seed_of
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic, read_version
+from pipeline.tables import view_path
 
 __all__ = ["account_queries"]
 
@@ -82,7 +84,8 @@ def account_queries(
     if any(row["wrong"] for row in counts):
         verdict = F.when(is_missed, "not_counted").when(is_wrong, "wrongly_late")
         faults = _event_faults(verdicts.withColumn("fault", verdict))
-    return accounts, [*faults, *_table_faults(spark, settings, found, accounts)]
+    faults += _table_faults(spark, settings, found, accounts)
+    return accounts, [*faults, *_key_faults(spark, settings, found)]
 
 
 def _wanted(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> DataFrame:
@@ -138,6 +141,32 @@ def _table_faults(
             detail = f"the table adds up to {held} orders, the query counted {account.counted}"
             difference = abs(held - account.counted)
             faults.append(Fault("table_differs", view.name, account.topic, None, difference, detail=detail))
+    return faults
+
+
+def _key_faults(spark: SparkSession, settings: Settings, found: Evidence) -> list[Fault]:
+    """Of every view: whether a table of one of its layers has a key more than once."""
+    tables = []
+    for scope in found.scopes.values():
+        batch = view_path(settings.lake.root, scope.view.name, "batch", scope.view.label)
+        version = newest_version(spark, batch)
+        tables.append((scope.view, "speed", speed_table(spark, settings, scope.view, found)))
+        tables.append((scope.view, "batch", None if version is None else (batch, version)))
+    faults = []
+    for view, layer, table in tables:
+        if table is None:
+            continue
+        keys = read_version(spark, *table).groupBy(*view.keys).count().where("count > 1")
+        (row,) = keys.agg(
+            F.count(F.lit(1)).alias("keys"), F.min(F.struct(*view.keys)).alias("first")
+        ).collect()
+        if row["keys"]:
+            first = " ".join(f"{name}={value}" for name, value in row["first"].asDict().items())
+            detail = (
+                f"the {layer} table has so many keys more than once, {first} the first of them; make it anew: pipeline "
+                + (f"batch {view.name}" if layer == "batch" else f"replay {view.name}, then promote it")
+            )
+            faults.append(Fault("key_repeated", view.name, None, None, row["keys"], detail=detail))
     return faults
 
 

@@ -100,6 +100,12 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
         help="breaking the contract, 0 to 1 (default: 0.001)",
     )
     parser.add_argument(
+        "--hot",
+        type=share,
+        metavar="SHARE",
+        help="of all orders, those of the best customer, 0 to 1 (default: a seventh or so, by Zipf's law)",
+    )
+    parser.add_argument(
         "--rate", type=positive, metavar="N", help="events a second (default: as fast as it goes)"
     )
     parser.add_argument(
@@ -127,6 +133,7 @@ def _generate(settings: Settings, arguments: Arguments) -> None:
             late=arguments.late,
             duplicates=arguments.duplicates,
             malformed=arguments.malformed,
+            hot=arguments.hot,
             rate=arguments.rate,
             hours=arguments.hours,
             login=login,

@@ -120,6 +120,7 @@ def generate(
     late: float = 0.005,
     duplicates: float = 0.01,
     malformed: float = 0.001,
+    hot: float | None = None,
     rate: float | None = None,
     start: datetime = START,
     hours: float = 6,
@@ -139,6 +140,7 @@ def generate(
         late=late,
         duplicates=duplicates,
         malformed=malformed,
+        hot=hot,
         start=start,
         hours=hours,
     )
@@ -152,14 +154,16 @@ def records(
     late: float = 0.005,
     duplicates: float = 0.01,
     malformed: float = 0.001,
+    hot: float | None = None,
     start: datetime = START,
     hours: float = 6,
 ) -> Iterator[Record]:
     """The catalogue of 200 products in the two hours before `start`, then `events` records over `hours`, by arrival.
 
-    The shares late, duplicates and malformed are of all events; the broken ones go through every kind in turn.
+    The shares late, duplicates and malformed are of all events; the broken ones go through every kind in turn. The best customer
+    has the share `hot` of all orders, by default what Zipf's law gives.
     """
-    shop = _Shop(Random(seed), customers=max(20, int(events * CUSTOMERS_PER_EVENT)))
+    shop = _Shop(Random(seed), customers=max(20, int(events * CUSTOMERS_PER_EVENT)), hot=hot)
     start_ms = round(start.timestamp() * 1000)
     span_ms = round(hours * 60 * _MINUTE_MS)
     for number in range(CATALOGUE):
@@ -175,6 +179,7 @@ class _Shop:
 
     random: Random
     customers: int
+    hot: float | None = None
     created: list[tuple[str, str, str]] = field(
         default_factory=list
     )  # order, customer, total as JSON has them
@@ -184,7 +189,11 @@ class _Shop:
     orders: int = 0
 
     def __post_init__(self) -> None:
-        self.popularity = list(accumulate(1 / rank**1.1 for rank in range(1, self.customers + 1)))
+        weights = [1 / rank**1.1 for rank in range(1, self.customers + 1)]
+        if self.hot is not None:
+            others = weights[1:]
+            weights = [self.hot * sum(others), *((1 - self.hot) * weight for weight in others)]
+        self.popularity = list(accumulate(weights))
         self.price_cents = [100 + int(self.random.random() * 19_900) for _ in range(CATALOGUE)]
 
     def below(self, limit: int) -> int:

@@ -8,7 +8,7 @@ What only compares writes nothing: `pipeline plan` asks the same rules before an
 """
 
 from pipeline.guards.notes import Comparison, Difference, note_rules, noted_rules
-from pipeline.guards.plans import check_plan, compared_plan, noted_store
+from pipeline.guards.plans import check_plan, check_precedence, compared_plan, noted_store
 from pipeline.guards.space import require_space
 from pipeline.guards.tables import check_columns, check_tables, compared_columns, table_notes
 from pipeline.guards.topics import check_sources, compared_sources
@@ -18,6 +18,7 @@ __all__ = [
     "Difference",
     "check_columns",
     "check_plan",
+    "check_precedence",
     "check_sources",
     "check_tables",
     "compared_columns",

@@ -10,14 +10,17 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.version import __version__ as spark_version
 
+from pipeline.errors import RefusedToStart
 from pipeline.guards.notes import Comparison, keep_note, known_note, listed, plan_changed
 from pipeline.state_stores import StateStore, state_store
+from pipeline.views import View
 
-__all__ = ["check_plan", "compared_plan", "noted_store"]
+__all__ = ["check_plan", "check_precedence", "compared_plan", "noted_store"]
 
 _STATE_STORE, _KEPT_IN = "state store", "state is kept in"
 """What a new query would have, and what this one has."""
 _STATEFUL = re.compile(r"EventTimeWatermark|Deduplicate|Aggregate|Join|TransformWithState|FlatMapGroups")
+_KEYED_STATE = re.compile(r"TransformWithState|FlatMapGroups")
 _WINDOW = re.compile(r"precisetimestampconversion\(.*? - (-?\d+)\) % (\d+)")
 _BARE_PROJECT = re.compile(r"Project \[[\w, `]*\]$")
 _ALL_FIELDS = 2**31 - 1
@@ -52,6 +55,19 @@ def check_plan(
     keep_note(rows.sparkSession, checkpoint, "plan.json", found.note)
     store: StateStore = found.note[_KEPT_IN]
     return store
+
+
+def check_precedence(rows: DataFrame, *, view: View) -> None:
+    """That the view says which of several rows of a key counts, where they come from keyed state: RefusedToStart otherwise.
+
+    Spark hands a key's rows to a processor Arrow batch by Arrow batch, and takes a result from each.
+    """
+    if view.precedence is None and any(map(_KEYED_STATE.match, _stateful_steps(rows))):
+        raise RefusedToStart(
+            f"{view.name} is made by keyed state and has no precedence. Its state gives a row of a key for each 10,000 of the "
+            "key's events in a micro-batch, and only the last of them is right.\nGive the view one that grows with each "
+            'row of a key, such as precedence=lambda column: column("order_count"). Its version stays.'
+        )
 
 
 def compared_plan(

@@ -45,8 +45,8 @@ def compared_rows(sides: Mapping[str, DataFrame], *, view: View, horizon: dateti
         is_twice.alias("is_twice"),
     )
     verdict = (
-        F.when(~F.col("is_closed"), "open")
-        .when(F.col("is_twice"), "twice")
+        F.when(F.col("is_twice"), "twice")  # closed or not: no event makes two rows of a key
+        .when(~F.col("is_closed"), "open")
         .when(is_same("batch", "speed"), "equal")
         .otherwise("differs")
     )

@@ -32,7 +32,8 @@ def customer_totals(orders: DataFrame, *, seed: DataFrame | None = None) -> Data
     """One row per customer: customer_id, order_count, total_spend (gross), last_event_time (UTC), over created orders.
 
     A stream keeps the totals as keyed state, begins with those of `seed` (rows of the same form) and gives a customer's
-    row again whenever it changes. A batch adds up: transformWithState finds no state coordinator in a batch (Spark 4.2).
+    row again whenever it changes: several times in a micro-batch that has more of the customer's orders than an Arrow batch
+    holds (10,000), the last of them with the highest order_count. A batch adds up: transformWithState finds no state coordinator in a batch (Spark 4.2).
     """
     created = created_orders(orders, "customer_id", "total")
     if not orders.isStreaming:
