@@ -152,12 +152,14 @@ def check_ledger(entries: list[Any], here: Settings, records: list[Record], quer
 
 def check_ledger_is_behind(spark: SparkSession, here: Settings) -> None:
     """At any moment, also right after a crash: what is in the ledger is in `raw_events`."""
-    ends: dict[tuple[str, int], int] = {}
+    held = defaultdict(set)
     for row in _rows(spark, here, RAW_EVENTS):
-        ends[row.topic, row.partition] = max(ends.get((row.topic, row.partition), 0), row.offset + 1)
+        held[row.topic, row.partition].add(row.offset)
     for entry in ledger(spark, here):
         if entry.query == ingest.QUERY:
-            assert entry.end_offset <= ends.get((entry.topic, entry.partition), 0), entry
+            offsets = range(entry.first_offset, entry.end_offset)
+            in_raw = len(held[entry.topic, entry.partition].intersection(offsets))
+            assert in_raw == entry.accepted + entry.dead + entry.tombstones, entry
 
 
 def _check_fates(entries: list[Any], here: Settings, records: list[Record]) -> None:

@@ -87,10 +87,12 @@ def _start_java(builder: SparkSession.Builder, settings: Settings) -> None:
 def side_by_side(
     spark: SparkSession, tasks: Sequence[Callable[[], Result]], *, at_a_time: int = 2
 ) -> list[Result]:
-    """Run the tasks in threads of this session; their results in order. The first error is raised.
+    """Run the tasks in threads of this session; their results in order, none where there is no task. The first error is raised.
 
     Much of what Spark does is many small jobs with a driver's work between them: two at a time leave no core idle.
     """
+    if not tasks:
+        return []
     with ThreadPoolExecutor(at_a_time) as pool:
         return list(pool.map(inheritable_thread_target(spark)(_call), tasks))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crash import logs
-from crash.plays import BATCH_SIZES, INGEST, Play, check
+from crash.plays import INGEST, Play, check, has_empty_batches, has_hot_key
 from lake import send
 from pipeline.settings import Settings
 
@@ -78,9 +78,11 @@ def play_with_kills(told: Play, seed: int, folder: Path) -> None:
     actors = [INGEST, *told.views]
     longest, number = LONGEST_DELAY_SECONDS, 0
     while len(told.crashes) < KILLS:
-        send(told.here, logs.piece(rng, number))
+        send(told.here, [*(logs.hot_key(number) if has_hot_key(seed) else ()), *logs.piece(rng, number)])
+        if has_empty_batches(seed):
+            logs.marks(told.here)
         rng.shuffle(actors)
-        worker = _Worker(told.here, actors, rng.choice(BATCH_SIZES), folder / f"worker-{number}.log")
+        worker = _Worker(told.here, actors, rng.choice(told.batch_sizes), folder / f"worker-{number}.log")
         by_file = (seed + len(told.crashes)) % 2 == 0
         if by_file:
             moment = _kill_at_file(worker, Path(told.here.lake.root), rng.randint(1, 14))
@@ -94,7 +96,7 @@ def play_with_kills(told: Play, seed: int, folder: Path) -> None:
         number += 1
         assert number < 10, "the worker is always done before it can be killed"
     send(told.here, logs.ending(1))
-    _Worker(told.here, actors, 1000, folder / "worker-last.log").succeed()
+    _Worker(told.here, actors, max(told.batch_sizes), folder / "worker-last.log").succeed()
     check(told)
 
 

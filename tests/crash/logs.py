@@ -7,9 +7,13 @@ import random
 from dataclasses import replace
 
 from lake import Sent, at, cancellation, line, order, product
+from pipeline.settings import Settings
+from story import send_and_abort
 
-__all__ = ["ending", "piece"]
+__all__ = ["ending", "hot_key", "marks", "piece"]
 
+HOT_ORDERS = 10_500
+"""An Arrow batch has 10,000 rows."""
 _DELAYS = (0, 0, 0, 0, 1, 4, 8, 25, 300)
 """Minutes between an event and its arrival."""
 _WORDS = ("order", "Order", "straße", "ŁÓDŹ", "x_1", "2026", "naïve", "日本")
@@ -27,6 +31,25 @@ def piece(rng: random.Random, number: int) -> list[Sent]:
     if number == 0:
         sent.append(product("p1", time=at(15), cost="1.00"))
     return sent
+
+
+def hot_key(number: int) -> list[Sent]:
+    """More orders of one customer than a library's buffer holds, all in the first hour of this piece."""
+    return [
+        order(
+            f"hot-{number}-{index}",
+            time=at(21 + 90 * number + index / 1000),
+            customer_id="c1",
+            total="0.01",
+            partition=index % 2,
+        )
+        for index in range(HOT_ORDERS)
+    ]
+
+
+def marks(here: Settings) -> None:
+    """What an aborted transaction leaves: offsets without a record for anybody."""
+    send_and_abort(here, [order("aborted"), Sent(b"not json")])
 
 
 def ending(number: int) -> list[Sent]:

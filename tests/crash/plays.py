@@ -33,13 +33,15 @@ from reference import Record, accepted_log, read_records
 from reference.views import AcceptedLog, identity
 
 __all__ = [
-    "BATCH_SIZES",
     "INGEST",
     "Crashed",
     "Play",
     "Trap",
+    "batch_sizes",
     "check",
     "forget_last_commit",
+    "has_empty_batches",
+    "has_hot_key",
     "play",
     "views_of",
     "with_batches_of",
@@ -48,8 +50,7 @@ __all__ = [
 INGEST = "ingest"
 SEEDED = "customer_totals"
 PIECES = 2
-BATCH_SIZES = (7, 1000)
-"""Records a batch, by which a log is cut differently at each start."""
+_BATCH_SIZES, _LARGE_BATCHES = (7, 1000), (12_000, 30_000)
 UNTIL = at(60 * 24 * 5)
 INGEST_TABLES = (
     "ingest: raw_events",
@@ -89,13 +90,14 @@ class Play:
     here: Settings
     views: tuple[str, ...]
     rng: random.Random
+    batch_sizes: tuple[int, ...] = _BATCH_SIZES
     crashes: list[str] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
     seed: _Seed | None = None
 
     def run(self, actor: str) -> None:
         """Drain what is there, cut into batches of some size."""
-        here = with_batches_of(self.here, self.rng.choice(BATCH_SIZES))
+        here = with_batches_of(self.here, self.rng.choice(self.batch_sizes))
         if actor == INGEST:
             ingest.run(here, once=True)
         else:
@@ -117,6 +119,20 @@ def views_of(seed: int) -> tuple[str, ...]:
     return (first, second) if seed % 3 == 0 else (first,)
 
 
+def batch_sizes(seed: int) -> tuple[int, ...]:
+    """Records a batch, by which a log is cut differently at each start; large in the cases that have a hot key."""
+    return _LARGE_BATCHES if has_hot_key(seed) else _BATCH_SIZES
+
+
+def has_hot_key(seed: int) -> bool:
+    """Two cases of 35, both with keyed state."""
+    return seed % 35 in (3, 13)
+
+
+def has_empty_batches(seed: int) -> bool:
+    return seed % 4 == 0
+
+
 def with_batches_of(here: Settings, records: int) -> Settings:
     return replace(
         here,
@@ -128,21 +144,34 @@ def with_batches_of(here: Settings, records: int) -> Settings:
 def play(spark: SparkSession, here: Settings, seed: int) -> Play:
     """Play the case of this seed and judge its lake; each crash has happened, or it fails."""
     rng = random.Random(seed)
-    told = Play(spark, here, views_of(seed), rng)
+    told = Play(spark, here, views_of(seed), rng, batch_sizes(seed))
+    if has_empty_batches(seed):
+        _empty_batches(told)
     for number in range(PIECES):
-        send(here, logs.piece(rng, number))
+        send(here, [*(logs.hot_key(number) if has_hot_key(seed) else ()), *logs.piece(rng, number)])
         actors = [INGEST, *told.views]
         rng.shuffle(actors)
         for actor in actors:
-            if number == 0 and actor == SEEDED and rng.random() < 0.6:
+            is_new = number == 0 and not has_empty_batches(seed)
+            if is_new and actor == SEEDED and rng.random() < 0.6:
                 _publish_seed(told)
             for _ in range(rng.choice((1, 2)) if actor == INGEST else 2):
                 _crash(told, actor)
+    if has_empty_batches(seed):
+        logs.marks(here)
+        _empty_batches(told)
     send(here, logs.ending(0))
     for actor in (INGEST, *told.views):
         told.run(actor)
     check(told, with_batch=seed % 5 == 0)
     return told
+
+
+def _empty_batches(told: Play) -> None:
+    """A batch of every actor for which Kafka has no record; that of ingest crashes first."""
+    assert _crash_at(told, frozenset({"ingest: all appended"}), 1, lambda: told.run(INGEST))
+    for actor in (INGEST, *told.views):
+        told.run(actor)
 
 
 def _crash(told: Play, actor: str) -> None:
