@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from lake import at, order, rows_of, send
-from pipeline import batch, ingest, querying, serving, sinks, speed
+from lake import at, cancellation, order, rows_of, send
+from pipeline import batch, ingest, querying, serving, sinks, speed, status, stopping
 from pipeline.delta_log import newest_version
 from pipeline.errors import AlreadyRunning, CheckpointMismatch, RefusedToStart, UsageError
+from pipeline.failpoints import watched
 from pipeline.session import session
 from pipeline.settings import Settings
 from pipeline.sinks import create_table
@@ -165,3 +167,35 @@ def test_what_cannot_be_asked_is_told(spark: SparkSession, settings: Settings) -
     columns, rows = querying.query(settings, SPEND.name, where="customer_id = 'c1'")
     assert columns == [*SPEND.columns, "is_final"]
     assert len(list(rows)) == 1
+
+
+def test_what_a_run_that_was_cut_short_has_not_closed_is_told_until_it_comes(
+    spark: SparkSession, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Spark makes no batch without events after a restart, so what waits for the watermark alone waits for events."""
+    view = VIEWS["order_outcomes"]
+    later = 60 * 30
+    send(settings, [order("alone", time=at(0))])
+    send(settings, [order("closing", time=at(later)), cancellation("closing", time=at(later))])
+
+    def end_after_this_batch(point: str) -> None:
+        if point == "speed: begun":
+            for query in spark.streams.active:
+                stopping.Draining(query).terminate()
+
+    def outcomes() -> list[str]:
+        return [row["order_id"] for row in rows_of(serving.read(spark, settings, view, layer="speed"))]
+
+    def due() -> datetime | None:
+        return next(one.due_watermark for one in status.look(settings).queries if one.view == view.name)
+
+    with watched(end_after_this_batch):
+        speed.run(settings, views=[view.name], once=True)
+    capsys.readouterr()
+    speed.run(settings, views=[view.name], once=True)
+    assert f"{at(later - 10):%Y-%m-%dT%H:%M:%SZ}" in capsys.readouterr().err
+    assert (outcomes(), due()) == (["closing"], at(later - 10))
+    send(settings, [order("next", time=at(later + 1))])
+    speed.run(settings, views=[view.name], once=True)
+    assert capsys.readouterr().err == ""
+    assert (outcomes(), due()) == (["alone", "closing"], None)

@@ -25,6 +25,7 @@ __all__ = [
     "OffsetRange",
     "began",
     "began_at",
+    "due_watermark",
     "ended_at",
     "ends",
     "finished_since",
@@ -132,6 +133,29 @@ def newest_watermark(spark: SparkSession | None, checkpoint: str) -> datetime | 
     newest = last_committed_batch(spark, checkpoint)
     entry = _entry(spark, checkpoint, newest) if newest is not None else None
     return entry.watermark if entry else None
+
+
+def due_watermark(spark: SparkSession | None, checkpoint: str) -> datetime | None:
+    """To which time the newest finished batch led, where no batch has closed anything by it yet; None where nothing is due.
+
+    Spark runs a batch without events for that, but only in the run that the batch was of: after a kill between the two it comes
+    with the next events.
+    """
+    newest = last_committed_batch(spark, checkpoint)
+    if newest is None:
+        return None
+    entry = _entry(spark, checkpoint, newest)
+    led_to_ms = _parsed(
+        spark,
+        checkpoint,
+        f"commits/{newest}",
+        lambda text: json.loads(text.splitlines()[1]).get("nextBatchWatermarkMs", 0),
+    )
+    led_to = of_milliseconds(led_to_ms) if led_to_ms else None
+    is_due = (
+        led_to is not None and entry is not None and (entry.watermark is None or entry.watermark < led_to)
+    )
+    return led_to if is_due else None
 
 
 def next_offsets(spark: SparkSession | None, checkpoint: str) -> list[tuple[str, int, int]]:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import catalog, checkpoints, feeding, guards, ledger, lineage, versions
+from pipeline.console import note
 from pipeline.failpoints import failpoint
 from pipeline.feeds import feed_of, stream_of_feed
 from pipeline.kafka_check import require_topics
@@ -82,12 +83,18 @@ def run_versions(
             _enter_batches(spark, settings, view)
         side_by_side(spark, [partial(_feed, spark, settings, view, origin) for view in fed.values()])
         watcher = held.enter_context(observer(spark, settings, job, [*by_query]))
+
+        def at_end(query: str) -> None:
+            _enter_batches(spark, settings, by_query[query])
+            if once and not stop.is_set():
+                _tell_what_waits(spark, root, by_query[query])
+
         queries = _start_all(spark, settings, chosen, once=once)
         await_all(
             queries,
             root=root,
             stop=stop,
-            at_end=lambda query: _enter_batches(spark, settings, by_query[query]),
+            at_end=at_end,
             observer=watcher,
             meanwhile=None if once or not fed else _feeder(spark, settings, fed),
         )
@@ -121,6 +128,16 @@ def _feeder(
 def _enter_batches(spark: SparkSession, settings: Settings, view: View) -> None:
     root, tables = settings.lake.root, catalog.typed_tables(settings)
     ledger.catch_up(spark, root, view.query, tables=tables, feed=feed_of(root, view))
+
+
+def _tell_what_waits(spark: SparkSession, root: str, view: View) -> None:
+    """Of a query that has drained what there is: rows that a run was killed before giving."""
+    due = checkpoints.due_watermark(spark, checkpoint_path(root, view.query))
+    if due is not None:
+        note(
+            f"{view.name}: a run was cut short, and no event has come since. What is complete up to {due:%Y-%m-%dT%H:%M:%SZ}, as a "
+            "join's rows without a partner, comes with the next events; a batch run has it now."
+        )
 
 
 def _told(settings: Settings, views: Sequence[View], job: str) -> AbstractContextManager[None]:

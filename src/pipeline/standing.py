@@ -112,7 +112,7 @@ class Standing:
     and has not ended: it is under way, or was cut short and will run again. `lag_records` is what its source holds that the query
     has not read, as of `lag_at`; `lag_seconds` the age of the oldest of it, and `retention_seconds` the shortest that one
     of its topics keeps a record. `expired_records` are gone from Kafka unread. `watermark` closed windows and state in
-    the last batch, `newest_event` is the newest event time known of what the query counts. `late_events` are those that
+    the last batch, `due_watermark` is to do so in the next one, and `newest_event` is the newest event time known of what the query counts. `late_events` are those that
     `late_events` names. `problem` says why the rest could not be read.
     """
 
@@ -135,6 +135,7 @@ class Standing:
     retention_seconds: float | None = None
     expired_records: int = 0
     watermark: datetime | None = None
+    due_watermark: datetime | None = None
     newest_event: datetime | None = None
     watermark_behind_seconds: float | None = None
     waits_for: Waiting | None = None
@@ -234,6 +235,7 @@ def _batches(spark: SparkSession | None, root: str, query: Query, *, end: dateti
         "batch_records": records.get(newest),
         "batch_rows": rows.get(newest, 0),
         "watermark": checkpoints.newest_watermark(spark, checkpoint),
+        "due_watermark": checkpoints.due_watermark(spark, checkpoint),
     }
     if seconds > 0:
         known["records_per_second"] = sum(records[number] for number in counted) / seconds

@@ -239,6 +239,12 @@ def _notes(report: Report) -> Iterator[tuple[str, str, str]]:
                 "yellow",
                 f"{name}: batch {one.begun_batch_id} has been under way for {_span((report.at - one.begun_at).total_seconds())}.",
             )
+        if one.due_watermark and not one.is_running:
+            yield (
+                "·",
+                "dim",
+                f"{name} ended before it gave what is complete up to {_instant(one.due_watermark)}; that comes with the next events.",
+            )
         if one.waits_for:
             yield "·", "yellow", f"{name} waits for {_waiting(one)}"
     for note in report.notes:
