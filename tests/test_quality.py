@@ -168,6 +168,14 @@ def test_a_column_that_is_gone_and_an_empty_table_are_told(
     assert results["contract: order_id not_null"].outcome == "passed"
 
 
+def test_of_no_rows_no_value_is_against_what_is_expected(here: Settings, put: Callable[..., None]) -> None:
+    put()
+    results = quality.run(here)
+    assert {*not_met(results)} == {"recent", "ten"}
+    observed = {result.expectation: result.observed for result in results}
+    assert (observed["shares"], observed["cheap"]) == ("no value to judge", "0 of 0 rows against it")
+
+
 @pytest.mark.parametrize(
     ("if_missing", "outcome"), [("skip", "skipped"), ("warn", "warned"), ("fail", "failed")]
 )

@@ -120,24 +120,30 @@ def _bare(end: Any) -> Any:
 def _verdict(one: Expectation, result: Any) -> Verdict:
     found = result.result or {}
     unexpected = found.get("unexpected_count")
+    # Of nothing there are no shares, which Great Expectations takes for infinitely far from those expected.
+    is_of_nothing = one.kind == "distribution" and "details" in found and not any(_shares(found).values())
     return Verdict(
         expectation=one,
-        is_met=bool(result.success),
-        observed=_exception(result) or _observed(one, found),
+        is_met=bool(result.success) or is_of_nothing,
+        observed=_exception(result) or ("no value to judge" if is_of_nothing else _observed(one, found)),
         unexpected_count=None if unexpected is None else int(unexpected),
     )
 
 
 def _observed(one: Expectation, found: dict[str, Any]) -> str:
     if "unexpected_count" in found:
-        return f"{found['unexpected_count']} of {found.get('element_count')} rows against it"
+        return f"{found['unexpected_count'] or 0} of {found.get('element_count')} rows against it"
     if one.kind == "distribution":
-        shares = found.get("details", {}).get("observed_partition") or {"values": [], "weights": []}
-        told = ", ".join(f"{name} {share:.4f}" for name, share in zip(*shares.values(), strict=True))
+        told = ", ".join(f"{name} {share:.4f}" for name, share in _shares(found).items())
         divergence = found.get("observed_value")
         return f"divergence {'infinite' if divergence is None else format(divergence, '.4f')}: {told}"
     value = found.get("observed_value")
     return value.isoformat() + "Z" if isinstance(value, datetime) else str(value)
+
+
+def _shares(found: dict[str, Any]) -> dict[str, float]:
+    shares = found.get("details", {}).get("observed_partition") or {"values": [], "weights": []}
+    return dict(zip(shares["values"], shares["weights"], strict=True))
 
 
 def _exception(result: Any) -> str | None:
