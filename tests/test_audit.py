@@ -117,7 +117,7 @@ def test_every_damage_is_named_with_its_offsets(
     repeated = [
         one["detail"] for account in told for one in account["faults"] if one["fault"] == "key_repeated"
     ]
-    assert [("batch" in one, "speed" in one, "customer_id=c1 " in one) for one in sorted(repeated)] == [
+    assert [("batch" in one, "speed" in one, '"customer_id":"c1"' in one) for one in sorted(repeated)] == [
         (True, False, True),
         (False, True, True),
     ]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import reduce
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline import late, ledger
@@ -148,26 +148,38 @@ def _key_faults(spark: SparkSession, settings: Settings, found: Evidence) -> lis
     """Of every view: whether a table of one of its layers has a key more than once."""
     tables = []
     for scope in found.scopes.values():
-        batch = view_path(settings.lake.root, scope.view.name, "batch", scope.view.label)
+        view = scope.view
+        batch = view_path(settings.lake.root, view.name, "batch", view.label)
         version = newest_version(spark, batch)
-        tables.append((scope.view, "speed", speed_table(spark, settings, scope.view, found)))
-        tables.append((scope.view, "batch", None if version is None else (batch, version)))
-    faults = []
-    for view, layer, table in tables:
-        if table is None:
-            continue
-        keys = read_version(spark, *table).groupBy(*view.keys).count().where("count > 1")
-        (row,) = keys.agg(
-            F.count(F.lit(1)).alias("keys"), F.min(F.struct(*view.keys)).alias("first")
-        ).collect()
-        if row["keys"]:
-            first = " ".join(f"{name}={value}" for name, value in row["first"].asDict().items())
-            detail = (
-                f"the {layer} table has so many keys more than once, {first} the first of them; make it anew: pipeline "
-                + (f"batch {view.name}" if layer == "batch" else f"replay {view.name}, then promote it")
-            )
-            faults.append(Fault("key_repeated", view.name, None, None, row["keys"], detail=detail))
-    return faults
+        tables.append((view, "speed", speed_table(spark, settings, view, found)))
+        tables.append((view, "batch", None if version is None else (batch, version)))
+    keys = [
+        read_version(spark, *table).select(
+            F.lit(view.name).alias("view"),
+            F.lit(layer).alias("layer"),
+            F.to_json(F.struct(*view.keys)).alias("key"),
+        )
+        for view, layer, table in tables
+        if table is not None
+    ]
+    if not keys:
+        return []
+    repeated = reduce(DataFrame.union, keys).groupBy("view", "layer", "key").count().where("count > 1")
+    rows = repeated.groupBy("view", "layer").agg(F.count(F.lit(1)).alias("keys"), F.min("key").alias("first"))
+    return [
+        Fault("key_repeated", row["view"], None, None, row["keys"], detail=_repeated(row))
+        for row in rows.orderBy("view", "layer").collect()
+    ]
+
+
+def _repeated(row: Row) -> str:
+    view, layer = row["view"], row["layer"]
+    anew = (
+        f"pipeline batch {view}"
+        if layer == "batch"
+        else f"pipeline replay {view}, then pipeline promote {view}"
+    )
+    return f"the {layer} table has so many keys more than once, the first of them {row['first']}; make it anew: {anew}"
 
 
 def _order_count(spark: SparkSession, path: str, version: int) -> int:
