@@ -81,7 +81,8 @@ COMMANDS = {
     "audit": 0,
     "reconcile": 0,
     "late": 0,
-    "quality order_events product_events customer_hourly_spend": 0,
+    "quality product_events customer_hourly_spend": 0,
+    "quality order_events": 1,  # of which it is expected that it is not empty
     "status": 0,
     "status --check": 0,
     "plan": 0,
