@@ -130,6 +130,8 @@ def _entries(spark: SparkSession, settings: Settings, view: View, store: Store, 
 
 
 def _read(spark: SparkSession, settings: Settings, view: View, store: Store) -> DataFrame:
+    # With it comes the coordinator of the stores, without which a session that has run no query reads no snapshot (Spark 4.2).
+    _ = spark.streams
     reader = spark.read.format("statestore").option("operatorId", store.step)
     if store.operator == _JOIN:
         reader = reader.option("joinSide", store.part)
