@@ -50,7 +50,8 @@ def test_good_orders_are_what_they_were(spark: SparkSession) -> None:
         "items": [("p", Decimal(0), 1_000_000)],
         "event_time": datetime(2000, 1, 1, tzinfo=timezone.utc),
     }
-    frame = orders(spark, {}, cancelled, edges)
+    without_quantity = {"items": [("p1", Decimal("2.50"), None)]}
+    frame = orders(spark, {}, cancelled, edges, without_quantity)
     assert OrderContract().validate(frame) is frame
     assert validate_required_fields(frame) is frame
 

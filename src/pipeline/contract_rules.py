@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
 from pipeline import contracts
-from pipeline.contracts import ITEM_LIMITS, ORDER_LIMITS, ORDERS, Limits
+from pipeline.contracts import ITEM_LIMITS, OPTIONAL_ITEM_FIELDS, ORDER_LIMITS, ORDERS, Limits
 from pipeline.kinds import Kind
 
 __all__ = ["Change", "changes", "rules_of"]
@@ -53,7 +53,7 @@ def rules_of(kinds: Iterable[Kind]) -> dict[str, Any]:
     for name, limits in ORDER_LIMITS.items():
         found |= _limits(f"{ORDERS}.{name}", limits, is_required=name in required)
     for name, limits in ITEM_LIMITS.items():
-        found |= _limits(f"{ORDERS}.items.{name}", limits, is_required=name != "quantity")
+        found |= _limits(f"{ORDERS}.items.{name}", limits, is_required=name not in OPTIONAL_ITEM_FIELDS)
     for kind in kinds:
         for field in kind.fields:
             name = f"{kind.name}.{field.name}"

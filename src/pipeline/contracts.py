@@ -92,6 +92,8 @@ ITEM_LIMITS: Mapping[str, Limits] = {
     "quantity": Limits(least=1, most=MAX_QUANTITY),
 }
 """The rules for typed values, where no bytes are left to be decoded: tables, DataFrames, events before they are sent."""
+OPTIONAL_ITEM_FIELDS = frozenset({"quantity"})
+"""Of a line; an absent quantity is 1."""
 
 HEADERS = T.ArrayType(
     T.StructType([T.StructField("key", T.StringType()), T.StructField("value", T.BinaryType())])

@@ -8,7 +8,14 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from pipeline.contracts import ITEM_LIMITS, ORDER, ORDER_CREATED, ORDER_LIMITS, Limits
+from pipeline.contracts import (
+    ITEM_LIMITS,
+    OPTIONAL_ITEM_FIELDS,
+    ORDER,
+    ORDER_CREATED,
+    ORDER_LIMITS,
+    Limits,
+)
 
 __all__ = ["breaks", "is_of_type", "order_violations"]
 
@@ -45,7 +52,8 @@ def order_violations(columns: Sequence[str]) -> Mapping[tuple[str, str], Column]
 def _item_is_broken(item: Column) -> Column:
     broken = [item.isNull()]
     for name, limits in ITEM_LIMITS.items():
-        broken += [item[name].isNull(), breaks(item[name], limits)]
+        broken += [] if name in OPTIONAL_ITEM_FIELDS else [item[name].isNull()]
+        broken.append(breaks(item[name], limits))
     return F.greatest(*broken)
 
 
