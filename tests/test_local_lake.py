@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,3 +21,18 @@ def test_money_beyond_a_double_is_found_by_its_value(tmp_path: Path, amount: str
     lake = DuckDb()
     name = lake.relation(Table(str(tmp_path), 0))
     assert [*lake.rows(f"SELECT money FROM {name} WHERE money = {amount}")] == [(Decimal(amount),)]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_lake_that_was_made_anew_is_not_answered_from_the_one_before(tmp_path: Path, scheme: str) -> None:
+    """Its first version has the number that the other one's had."""
+    path, lake = tmp_path / "table", DuckDb()
+
+    def told(number: int) -> list[tuple[int]]:
+        write_deltalake(str(path), pa.table({"number": [number]}))
+        name = lake.relation(Table(f"{scheme}{path}", 0))
+        return [*lake.rows(f"SELECT number FROM {name}")]  # type: ignore[arg-type]
+
+    assert told(1) == [(1,)]
+    shutil.rmtree(path)
+    assert told(2) == [(2,)]

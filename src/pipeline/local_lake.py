@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
@@ -15,6 +14,7 @@ from deltalake import DeltaTable
 from pyarrow.dataset import Dataset, FileSystemDataset
 
 from pipeline.served import Table
+from pipeline.tables import local_path
 
 __all__ = ["DuckDb", "Row"]
 
@@ -65,8 +65,10 @@ class DuckDb:
 
 
 def _file(table: Table) -> tuple[int, int] | None:
+    folder = local_path(table.path)
+    assert folder is not None
     try:
-        found = Path(table.path, "_delta_log", f"{table.version:020d}.json").stat()
+        found = (folder / "_delta_log" / f"{table.version:020d}.json").stat()
     except FileNotFoundError:  # cleaned away: a checkpoint stands for it
         return None
     return found.st_ino, found.st_mtime_ns
