@@ -452,3 +452,16 @@ def test_an_unreachable_broker_is_named_and_librdkafka_is_quiet(
     assert caught.value.bootstrap_servers == "localhost:1"
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_completion_knows_the_views_of_extensions(tmp_path: Path) -> None:
+    payments = SOURCE.parent / "examples" / "payments"
+    environ = {
+        "PYTHONPATH": f"{SOURCE}{os.pathsep}{payments}",
+        "PIPELINE_CONF": str(payments),
+        "PIPELINE_ENV": "payments",
+    }
+    assert "hourly_takings" in run("--completion", "bash", **environ).stdout
+    broken = run("--completion", "bash", **environ, PIPELINE_EXTENSIONS="no_such_module")
+    assert (broken.returncode, broken.stderr) == (0, "")
+    assert "word_counts" in broken.stdout

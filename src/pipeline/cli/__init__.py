@@ -62,10 +62,9 @@ class _Completion(argparse.Action):
             raise unknown("completion for", values, _SHELLS)
         import shtab
 
-        from pipeline.views import VIEWS
-
         self._commands.help = "what to do"  # shtab passes over what the help leaves out
-        names = {"VIEW": sorted(VIEWS), "QUERY": ["ingest", *sorted(VIEWS)]}
+        views = _view_names()
+        names = {"VIEW": views, "QUERY": ["ingest", *views]}
         for command in self._commands.choices.values():
             command.description = command.description.partition(". ")[0]  # zsh shows a line of each
             for action in command._actions:
@@ -76,6 +75,20 @@ class _Completion(argparse.Action):
         # As shtab has it, zsh takes what `source` reads for an autoloaded function, and calls it at once.
         print(script.replace("$zsh_eval_context[-1] == eval", "$zsh_eval_context[-1] != loadautofunc"))
         parser.exit()
+
+
+def _view_names() -> list[str]:
+    """Those of the configuration in force, its extensions' among them; without a good one, those of every lake: a shell that begins
+    is not held up by a secret that is not there yet.
+    """
+    from pipeline import catalog
+    from pipeline.settings import load
+    from pipeline.views import VIEWS
+
+    try:
+        return sorted(catalog.views(load(None, [])))
+    except PipelineError:
+        return sorted(VIEWS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
