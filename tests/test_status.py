@@ -14,15 +14,17 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 
 from lake import Sent, at, fresh, kinds_of, line, order, product, send, topics_of
 from pipeline import batch, cli, ingest, speed, status, stopping
 from pipeline.observe import observed
 from pipeline.settings import Settings
-from pipeline.tables import checkpoint_path, table_path
+from pipeline.tables import REPAIRS, checkpoint_path, table_path
 from pipeline.views import VIEWS
 from reference import Record, audit_counts, read_records
 from story import Story
@@ -331,6 +333,30 @@ def test_a_repaired_letter_is_not_open_and_no_duplicate(story: Story, ask: Ask) 
     later = orders["kafka_records"] - sum(one.delivered for one in counts.values())
     assert later == 2  # the aborted order and its mark
     assert orders["duplicates"] == sum(one.duplicates for one in counts.values())
+
+
+def test_a_decision_on_a_letter_that_is_not_in_the_log_does_not_count(
+    story: Story, ask: Ask, tmp_path: Path
+) -> None:
+    """As while a log is ingested anew: what was decided on the one before is there already, its letters are not yet."""
+    here = story.copy(tmp_path / "lake")
+    repairs = pa.Table.from_pylist(
+        [
+            {"topic": here.kafka.topics.orders, "partition": 0, "offset": offset, "status": "repaired"}
+            for offset in (1001, 1002, 1003)
+        ],
+        pa.schema(
+            [
+                ("topic", pa.string()),
+                ("partition", pa.int32()),
+                ("offset", pa.int64()),
+                ("status", pa.string()),
+            ]
+        ),
+    )
+    write_deltalake(table_path(here.lake.root, REPAIRS), repairs, mode="append", schema_mode="merge")
+    orders = ask(here)[f"topic {here.kafka.topics.orders}"]
+    assert (orders["dead"], orders["dead_open"]) == (2, 1)
 
 
 def test_a_damaged_checkpoint_is_told_and_costs_only_its_own_numbers(

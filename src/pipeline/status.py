@@ -34,6 +34,7 @@ from pipeline.standing import Kafka, Query, Standing, Waiting, ask_kafka, querie
 from pipeline.stopping import running_queries
 from pipeline.tables import (
     BATCH_LEDGER,
+    DEAD_LETTERS,
     LATE_EVENTS,
     REPAIRS,
     SCHEMAS,
@@ -234,7 +235,7 @@ class _Log:
         return found
 
     def topics(self, spark: SparkSession | None, kafka: Kafka) -> list[Topic]:
-        fates, decided = self._fates(spark), self._decided()
+        fates, still_dead = self._fates(spark), self._still_dead()
         found = []
         for topic, kind in kind_of_topic(self._settings).items():
             held = [one for place, one in kafka.held.items() if place[0] == topic]
@@ -251,7 +252,7 @@ class _Log:
                     retention_ms=kafka.retention_ms.get(topic),
                     accepted=accepted,
                     dead=dead,
-                    dead_open=None if dead is None else dead - decided[topic],
+                    dead_open=None if dead is None or still_dead is None else still_dead[topic],
                     tombstones=tombstones,
                     duplicates=self._duplicates(kind, topic),
                 )
@@ -315,13 +316,23 @@ class _Log:
             found.setdefault(topic, []).append((batch_id, records, dead))
         return found
 
-    def _decided(self) -> Counter[str]:
-        """How many dead letters of each topic are repaired or discarded."""
-        if REPAIRS not in self._sizes:
+    def _still_dead(self) -> Counter[str] | None:
+        """How many dead letters of each topic are neither repaired nor discarded; a decision may be on one that was, before the log
+        was ingested anew.
+        """
+        if DEAD_LETTERS not in self._sizes:
             return Counter()
+        if not self._is_countable(DEAD_LETTERS, "dead letters that nothing is decided on"):
+            return None
+        is_open = ""
+        if REPAIRS in self._sizes:
+            is_same = " AND ".join(f"decided.{each} = letters.{each}" for each in RECORD_IDENTITY)
+            is_open = (
+                f"WHERE NOT EXISTS (SELECT 1 FROM {self._relation(REPAIRS)} AS decided "
+                f"WHERE decided.status IN ('{REPAIRED}', '{DISCARDED}') AND {is_same})"
+            )
         rows = self._tables.rows(
-            f"SELECT topic, count(*) FROM {self._relation(REPAIRS)} "
-            f"WHERE status IN ('{REPAIRED}', '{DISCARDED}') GROUP BY topic"
+            f"SELECT topic, count(*) FROM {self._relation(DEAD_LETTERS)} AS letters {is_open} GROUP BY topic"
         )
         return Counter(dict(rows))
 
