@@ -194,10 +194,7 @@ def _tell_fates(accounts: Report) -> None:
     console.write_lines(["", "What became of every record"])
     cells, numbers = rendering.table_cells(columns, rows)
     console.table(columns, cells, right=numbers)
-    console.write_lines(
-        [*map(str, accounts.faults)]
-        or ["Every offset of Kafka is accounted for, by every query that read it."]
-    )
+    console.write_lines([*map(str, accounts.faults)] or [audit.ADDS_UP])
 
 
 def _tell_agreement(agreements: list[Agreement]) -> None:

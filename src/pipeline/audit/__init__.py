@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.audit.accounts import Account, Fault, QueryAccount, Report
+from pipeline.audit.accounts import ADDS_UP, Account, Fault, QueryAccount, Report
 from pipeline.audit.report import run
 
-__all__ = ["Account", "Fault", "QueryAccount", "Report", "run"]
+__all__ = ["ADDS_UP", "Account", "Fault", "QueryAccount", "Report", "run"]

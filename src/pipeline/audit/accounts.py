@@ -9,8 +9,9 @@ from pipeline import ledger
 from pipeline.audit.runs import length
 from pipeline.kafka_offsets import Partition, Run
 
-__all__ = ["Account", "Fault", "QueryAccount", "Report", "fault_at"]
+__all__ = ["ADDS_UP", "Account", "Fault", "QueryAccount", "Report", "fault_at"]
 
+ADDS_UP = "Every offset of Kafka is accounted for, by every query that read it."
 
 _MOST_RUNS = 20
 

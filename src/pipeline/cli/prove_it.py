@@ -93,7 +93,7 @@ def _audit(settings: Settings, arguments: Arguments) -> int:
         else:
             rows = [(*row, "NO" if found else "yes") for row, found in zip(rows, faults, strict=True)]
             _write([*columns, "adds up"], rows, as_json=False)
-    for line in (*map(str, report.faults), *report.notes):
+    for line in [*map(str, report.faults), *report.notes] or [audit.ADDS_UP]:
         console.note(line)
     _tell("audit", "accounts", "DoesNotAddUp", "\n".join(map(str, report.faults)) or None)
     return 1 if report.faults else 0
