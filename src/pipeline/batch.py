@@ -25,7 +25,7 @@ from pipeline.starting import session
 from pipeline.tables import table_path, view_path
 from pipeline.views import View, best_of_each_key, is_settled, settled
 
-__all__ = ["batch_rows", "publish", "run"]
+__all__ = ["batch_rows", "horizon", "publish", "run"]
 
 _LATENESS = timedelta(minutes=LATENESS_MINUTES)
 
@@ -56,6 +56,12 @@ def run(
             late.heal(spark, settings.lake.root, counted=counted)
 
 
+def horizon(settings: Settings, until: datetime | None) -> datetime:
+    """`until`, or what stands for it by default. Raises RefusedToStart where there is no log, or none to tell it from."""
+    spark = session(settings)
+    return _until(spark, settings, snapshot(spark, settings), until)
+
+
 def publish(
     settings: Settings,
     views: Sequence[View],
@@ -67,7 +73,7 @@ def publish(
     """As `run`, just these versions of views."""
     spark = session(settings)
     log = snapshot(spark, settings)
-    until = until or _newest_event_time(spark, settings, log) - _LATENESS
+    until = _until(spark, settings, log, until)
 
     def publish_one(view: View) -> None:
         with step(f"batch {view.name}"), _told(settings, view, log):
@@ -82,6 +88,10 @@ def _told(settings: Settings, view: View, log: Snapshot) -> AbstractContextManag
     inputs = [lineage.table(table_path(root, name), log.versions[name]) for name in names]
     outputs = [lineage.table(view_path(root, view.name, "batch", view.label))]
     return lineage.told(settings, f"batch {view.name}", inputs=inputs, outputs=outputs)
+
+
+def _until(spark: SparkSession, settings: Settings, log: Snapshot, given: datetime | None) -> datetime:
+    return given or _newest_event_time(spark, settings, log) - _LATENESS
 
 
 def _newest_event_time(spark: SparkSession, settings: Settings, log: Snapshot) -> datetime:

@@ -29,7 +29,7 @@ from pipeline.sources import table_version
 from pipeline.tables import BATCH_LEDGER, REPAIRS, table_path, view_path
 from pipeline.views import View
 
-__all__ = ["extend", "prepare"]
+__all__ = ["extend", "prepare", "require_history"]
 
 
 def prepare(spark: SparkSession, settings: Settings, view: View, *, origin: Origin = "typed") -> None:
@@ -58,6 +58,11 @@ def prepare(spark: SparkSession, settings: Settings, view: View, *, origin: Orig
             append_with(rows.coalesce(1), path, metadata=facts.as_metadata())
             failpoint("replay: a slice")
     files.remove(spark, ordered)
+
+
+def require_history(spark: SparkSession, settings: Settings) -> None:
+    """Raise RefusedToStart where ingest has finished no batch, so that there is nothing that a feed could be made of."""
+    _ingested(spark, settings)
 
 
 def extend(spark: SparkSession, settings: Settings, view: View) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pyspark.sql import SparkSession
 
@@ -14,7 +18,9 @@ from pipeline.jvm import java_class
 from pipeline.tables import local_path
 
 __all__ = [
+    "Lock",
     "exists",
+    "lock",
     "modified_at",
     "names",
     "read_text",
@@ -135,6 +141,42 @@ def remove(spark: SparkSession, location: str) -> None:
     """Remove the file or folder, with all in it."""
     path, system = _path(spark, location)
     system.delete(path, True)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A file whose lock this process holds, and the folders that were made for it, the innermost first."""
+
+    file: IO[str]
+    made: Sequence[Path]
+
+    def give_back(self, *, of: Path) -> None:
+        """Where what it is `of` has not been made, its file goes, too, and the folders: who was refused leaves nothing behind."""
+        if not of.exists():
+            Path(self.file.name).unlink(missing_ok=True)
+            with suppress(OSError):  # another process has put something there
+                for folder in self.made:
+                    folder.rmdir()
+        self.file.close()
+
+
+def lock(path: Path, *, waits: bool) -> Lock:
+    """Take the file's lock, and make it and its folders for that. Raises BlockingIOError where it does not wait for another one."""
+    while True:
+        made = [folder for folder in path.parents if not folder.exists()]
+        with suppress(
+            FileNotFoundError, FileExistsError
+        ):  # it was given back meanwhile, and is gone with its folder
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return Lock(file, made)
+            except BlockingIOError:
+                file.close()
+                raise
+            file.close()
 
 
 def _bytes(file: Path) -> int:

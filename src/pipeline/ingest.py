@@ -46,6 +46,7 @@ def run(settings: Settings, *, once: bool) -> None:
     )
     spark = session(settings)
     root, topics = settings.lake.root, kafka_topics(settings, [*catalog.kinds(settings)])
+    guards.require_space(root, query=QUERY, min_free_mebibytes=settings.lake.min_free_mebibytes)
     held = guarded(spark, query=QUERY, root=root, tables=written_tables(settings), topics=topics)
     watching = observer(spark, settings, "ingest", [QUERY])
     with stop_requests() as stop, held, _told(settings), watching as watcher:

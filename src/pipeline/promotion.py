@@ -64,10 +64,11 @@ def replay(
     not hold the beginning any more.
     """
     spark = session(settings)
-    if source == "kafka":
-        for name in names:
-            _require_beginning(spark, settings, catalog.views(settings)[name])
     reads: Source = "kafka" if source == "kafka" else "feed"
+    asked = [replace(catalog.views(settings)[name], source=reads) for name in names]
+    speed.require_ready(settings, asked)  # else what is refused would leave a version that is begun
+    for view in asked if source == "kafka" else ():
+        _require_beginning(spark, settings, view)
     origin: Origin = "raw" if source == "raw" else "typed"
     made = [_begun(spark, settings, name, source=reads, origin=origin, anew=anew) for name in names]
     speed.run_versions(settings, made, once=once, origin=origin, job="replay")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -24,6 +24,7 @@ __all__ = [
     "Snapshot",
     "events_of",
     "facts_of",
+    "log_versions",
     "published",
     "seed_of",
     "snapshot",
@@ -61,8 +62,15 @@ class Published:
 
 def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
     """The newest version of each of the log's tables, and of the repairs to it, if there are any."""
+    versions = log_versions(spark, settings, [RAW_EVENTS, *catalog.typed_tables(settings)])
+    repairs = table_version(spark, table_path(settings.lake.root, REPAIRS))
+    return Snapshot(versions if repairs is None else {**versions, REPAIRS: repairs})
+
+
+def log_versions(spark: SparkSession, settings: Settings, tables: Sequence[str]) -> dict[str, int]:
+    """The newest version of these tables of the log. Raises RefusedToStart where one is not there yet."""
     versions = {}
-    for name in (RAW_EVENTS, *catalog.typed_tables(settings)):
+    for name in tables:
         version = table_version(spark, table_path(settings.lake.root, name))
         if version is None:
             raise RefusedToStart(
@@ -70,8 +78,7 @@ def snapshot(spark: SparkSession, settings: Settings) -> Snapshot:
                 "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."
             )
         versions[name] = version
-    repairs = table_version(spark, table_path(settings.lake.root, REPAIRS))
-    return Snapshot(versions if repairs is None else {**versions, REPAIRS: repairs})
+    return versions
 
 
 def events_of(

@@ -7,7 +7,6 @@ counts its batches from 0 again: without it Delta would take them for replays an
 
 from __future__ import annotations
 
-import fcntl
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -254,10 +253,11 @@ def _locked(path: str) -> Iterator[None]:
         finally:
             lease.give_back()
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"_{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = files.lock(folder.with_name(f"_{folder.name}.lock"), waits=True)
+    try:
         yield
+    finally:
+        lock.give_back(of=folder)
 
 
 @contextmanager

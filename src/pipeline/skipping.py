@@ -57,7 +57,7 @@ def run(settings: Settings, address: Address, *, reason: str) -> None:
         settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=kafka_options(settings)
     )
     spark, root = session(settings), settings.lake.root
-    create_table(spark, table_path(root, SKIPPED_RECORDS), SCHEMAS[SKIPPED_RECORDS])
+    _position(spark, root, address)  # refused before anything is made where ingest has not begun
     topics = kafka_topics(settings, [*catalog.kinds(settings)])
     with guarded(spark, query=ingest.QUERY, root=root, tables=ingest.written_tables(settings), topics=topics):
         position = _position(spark, root, address)
@@ -66,6 +66,7 @@ def run(settings: Settings, address: Address, *, reason: str) -> None:
                 f"{address} has been read: ingest stands at offset {position}. Nothing to skip."
             )
         _require_unreadable(spark, settings, address)
+        create_table(spark, table_path(root, SKIPPED_RECORDS), SCHEMAS[SKIPPED_RECORDS])
         if position < address.offset:
             _run_up_to(spark, settings, address)
         _enter_as_finished(spark, settings, address, reason=reason)

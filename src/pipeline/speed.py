@@ -19,7 +19,7 @@ from pipeline.failpoints import failpoint
 from pipeline.feeds import feed_of, stream_of_feed
 from pipeline.kafka_check import require_topics
 from pipeline.lag import observer
-from pipeline.published import KEPT_HISTORY, Origin, facts_of, published, seed_of
+from pipeline.published import KEPT_HISTORY, Origin, facts_of, log_versions, published, seed_of
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
@@ -30,9 +30,10 @@ from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, local_path, table_path, view_path
 from pipeline.views import View, best_of_each_key
 
-__all__ = ["run", "run_versions", "start_view", "stream_rows"]
+__all__ = ["require_ready", "run", "run_versions", "start_view", "stream_rows"]
 
 WORD_COUNTS = "word_counts"
+_SOURCES = ("kafka", "log", "feed")
 _FEED_EVERY_SECONDS = 1.0
 _LEDGER_EVERY = 25
 """Batches; well below the 100 whose offsets Spark keeps."""
@@ -61,14 +62,7 @@ def run_versions(
     settings: Settings, chosen: Sequence[View], *, once: bool, origin: Origin = "typed", job: str = "speed"
 ) -> None:
     """As `run`, just these versions. A feed that is not there yet is made from the log, whose events are read by `origin`."""
-    of_kafka = [view for view in chosen if _source(settings, view) == "kafka"]
-    if of_kafka or any(view.name == WORD_COUNTS for view in chosen):
-        require_topics(
-            settings.kafka.bootstrap_servers,
-            _topics(settings, chosen, of_kafka),
-            options=kafka_options(settings),
-            written=[settings.kafka.topics.word_counts_output],
-        )
+    require_ready(settings, chosen)
     spark, root = session(settings), settings.lake.root
     create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
     fed = {view.query: view for view in chosen if view.source == "feed"}
@@ -78,7 +72,7 @@ def run_versions(
         held.enter_context(_told(settings, chosen, job))
         for view in chosen:
             table = view_path(root, view.name, "speed", view.label)
-            topics = kafka_topics(settings, view.inputs if view in of_kafka else ())
+            topics = kafka_topics(settings, view.inputs if _source(settings, view) == "kafka" else ())
             held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
             _enter_batches(spark, settings, view)
         side_by_side(spark, [partial(_feed, spark, settings, view, origin) for view in fed.values()])
@@ -98,6 +92,25 @@ def run_versions(
             observer=watcher,
             meanwhile=None if once or not fed else _feeder(spark, settings, fed),
         )
+
+
+def require_ready(settings: Settings, chosen: Sequence[View]) -> None:
+    """Raise where a topic or the log that the views read is not there, or the disk has no room: before anything is made for them."""
+    read = {name: [view for view in chosen if _source(settings, view) == name] for name in _SOURCES}
+    if read["kafka"] or any(view.name == WORD_COUNTS for view in chosen):
+        require_topics(
+            settings.kafka.bootstrap_servers,
+            _topics(settings, chosen, read["kafka"]),
+            options=kafka_options(settings),
+            written=[settings.kafka.topics.word_counts_output],
+        )
+    spark, root, kinds = session(settings), settings.lake.root, catalog.kinds(settings)
+    for view in chosen:
+        guards.require_space(root, query=view.query, min_free_mebibytes=settings.lake.min_free_mebibytes)
+    of_log = dict.fromkeys(kinds[kind].table for view in read["log"] for kind in view.inputs)
+    log_versions(spark, settings, [*of_log])
+    if read["feed"]:
+        feeding.require_history(spark, settings)
 
 
 def _source(settings: Settings, view: View) -> str:

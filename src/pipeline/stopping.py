@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -147,8 +147,7 @@ def hold(spark: SparkSession, root: str, query: str) -> None:
         files.write_text(spark, _running_marker(root, query), f"{os.uname().nodename} {os.getpid()}\n")
         give_back = partial(_remove, spark, _running_marker(root, query))
     else:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        give_back = _locked(folder.with_name(f"{query}.lock"), query).close
+        give_back = partial(_locked(folder.with_name(f"{query}.lock"), query).give_back, of=folder)
     _held[checkpoint_path(root, query)] = give_back
     _remove(spark, _stop_marker(root, query))
 
@@ -161,14 +160,11 @@ def let_go(spark: SparkSession, root: str, query: str) -> None:
         give_back()
 
 
-def _locked(file: Path, query: str) -> IO[str]:
-    lock = file.open("w")
+def _locked(file: Path, query: str) -> files.Lock:
     for _ in range(_TRIES):  # who only looks whether the query runs holds the lock for a moment, too
         with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
+            return files.lock(file, waits=False)
         time.sleep(_POLL_SECONDS / 2)
-    lock.close()
     raise _already_running(query, str(file.parent))
 
 
@@ -217,7 +213,7 @@ def stop_queries(
 
 
 def _is_locked(file: Path) -> bool:
-    with file.open("r") as lock:
+    with suppress(FileNotFoundError), file.open("r") as lock:  # it is gone with a query that was refused
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

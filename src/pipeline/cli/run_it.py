@@ -89,6 +89,7 @@ def _batch(settings: Settings, arguments: Arguments) -> None:
     if arguments.shadow:
         from pipeline import promotion
 
+        until = batch.horizon(settings, until)  # refused, if at all, before a version is begun
         beside = promotion.batch_beside(settings, views)
         batch.publish(settings, beside, until=until, source=arguments.source)
     else:
