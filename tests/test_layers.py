@@ -29,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
         "warehouse", "reading", "local_lake", "rendering",
     },
     "pure": {"transforms.", "views", "served", "conditions"},
-    "contracts": {"contracts", "contract_rules", "kinds", "shop", "schedule"},
+    "contracts": {"ahead", "contracts", "contract_rules", "kinds", "shop", "schedule"},
     "errors": {"errors", "failpoints", "instants", "loopback", "personal_data", "__init__"},
 }  # fmt: skip
 # Settings lie beside the layers: who assembles may see them, what is assembled may not. Where records come from

@@ -10,13 +10,14 @@ from functools import partial
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline import catalog, evidence, late, lineage, versions
-from pipeline.console import step
+from pipeline import ahead, catalog, evidence, late, lineage, versions
+from pipeline.console import note, step
 from pipeline.contracts import CONTRACT_VERSION, LATENESS_MINUTES
 from pipeline.errors import RefusedToStart
 from pipeline.failpoints import failpoint
 from pipeline.incremental import kept_rows, typed_table_ids
-from pipeline.published import KEPT_HISTORY, Origin, Snapshot, events_of, facts_of, snapshot
+from pipeline.instants import in_utc, written
+from pipeline.published import KEPT_HISTORY, Origin, Snapshot, events_of, facts_of, published, snapshot
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table, replace
@@ -40,7 +41,7 @@ def run(
 ) -> None:
     """Recompute the views (all by default) from the log and publish each in one commit.
 
-    `until` is by default the newest event time in the log minus 10 minutes. With `incremental` the rows stay that no event
+    `until` is by default the newest event time in the log, of those that are not ahead of the clock, minus 10 minutes. With `incremental` the rows stay that no event
     since the last run can have changed (`incremental`). Raises RefusedToStart when there is no log.
     """
     spark = session(settings)
@@ -91,24 +92,31 @@ def _told(settings: Settings, view: View, log: Snapshot) -> AbstractContextManag
 
 
 def _until(spark: SparkSession, settings: Settings, log: Snapshot, given: datetime | None) -> datetime:
-    return given or _newest_event_time(spark, settings, log) - _LATENESS
+    return given or _default_until(spark, settings, log, now=datetime.now(timezone.utc))
 
 
-def _newest_event_time(spark: SparkSession, settings: Settings, log: Snapshot) -> datetime:
-    """The newest event time in the log. Raises RefusedToStart where it holds no accepted event."""
-    newest = [
-        read_version(spark, table_path(settings.lake.root, name), log.versions[name])
-        .agg(F.max("event_time").alias("newest"))
-        .collect()[0]["newest"]
-        for name in catalog.typed_tables(settings)
-    ]
-    known: list[datetime] = [time.replace(tzinfo=timezone.utc) for time in newest if time is not None]
-    if not known:
+def _default_until(spark: SparkSession, settings: Settings, log: Snapshot, *, now: datetime) -> datetime:
+    """The newest event time in the log minus 10 minutes. One event that is ahead of the clock must not make all that is still
+    to come a thing of the past; where all of them are, it is the clock that is wrong.
+
+    Raises RefusedToStart where the log holds no accepted event.
+    """
+    in_time = F.when(F.col("event_time") <= F.lit(ahead.latest(now)), F.col("event_time"))
+    newest_in_time, newest = [], []
+    for name in catalog.typed_tables(settings):
+        events = read_version(spark, table_path(settings.lake.root, name), log.versions[name])
+        ((of_clock, of_all),) = events.agg(F.max(in_time), F.max("event_time")).collect()
+        newest_in_time += [in_utc(of_clock)] if of_clock else []
+        if of_all:
+            newest.append(in_utc(of_all))
+            if ahead.is_ahead(newest[-1], now):
+                note(f"{ahead.of_events(name, newest[-1])}.")
+    if not newest:
         raise RefusedToStart(
             f"the log in {settings.lake.root} holds no accepted event yet, so a batch has no horizon.\n"
             "Ingest some orders first, or name one with --until."
         )
-    return max(known)
+    return max(newest_in_time or newest) - _LATENESS
 
 
 def batch_rows(
@@ -152,6 +160,11 @@ def _publish(
     create_table(spark, path, view.schema, properties=KEPT_HISTORY)
     failpoint("batch: table made")
     horizon = view.horizon(until) if view.horizon else None
+    before = published(spark, settings, view)
+    if horizon is not None and before is not None and before.horizon is not None and horizon < before.horizon:
+        note(
+            f"batch {view.name}: the horizon goes back, from {written(before.horizon)} to {written(horizon)}."
+        )
     table_ids = typed_table_ids(spark, settings, view)
     kept = (
         kept_rows(spark, settings, view, log=log, horizon=horizon, table_ids=table_ids)

@@ -51,6 +51,8 @@ LATENESS = f"{LATENESS_MINUTES} minutes"
 
 MAX_AMOUNT = Decimal(10) ** MAX_AMOUNT_DIGITS - Decimal(10) ** -AMOUNT_DECIMALS
 FIRST_INSTANT = datetime(FIRST_YEAR, 1, 1, tzinfo=timezone.utc)
+LAST_INSTANT = datetime.max.replace(tzinfo=timezone.utc)
+"""With an offset, what is still written in four digits may be in the year 10000."""
 
 MONEY = T.DecimalType(12, 2)
 WIDE_MONEY = T.DecimalType(38, 2)

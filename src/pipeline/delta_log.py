@@ -218,11 +218,14 @@ def oldest_added(spark: SparkSession, path: str, column: str, *, after: int, thr
 
 
 def _smallest(added: Mapping[str, Any], column: str) -> datetime:
-    """Raises LookupError where the file has no statistics of the column."""
+    """Raises LookupError where the file has no statistics of the column, or a year of five digits."""
     told = json.loads(added.get("stats") or "{}").get("minValues", {}).get(column)
     if told is None:
         raise LookupError(f"{added['path']} does not say its smallest {column}")
-    return datetime.fromisoformat(told.replace("Z", "+00:00"))
+    try:
+        return datetime.fromisoformat(told.replace("Z", "+00:00"))
+    except ValueError:
+        raise LookupError(f"{added['path']} says {told} of its smallest {column}") from None
 
 
 def _rows_written(metrics: Mapping[str, str]) -> int:

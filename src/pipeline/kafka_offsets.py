@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import KafkaUnreachable
-from pipeline.instants import of_milliseconds
+from pipeline.instants import Beyond, of_milliseconds
 from pipeline.kafka_check import admin_client, known_topics, silent_client
 from pipeline.kafka_login import is_translatable
 
@@ -256,11 +256,9 @@ def _made_at(answer: Any) -> datetime | None:
 
 
 def _time(timestamp_ms: int) -> datetime | None:
-    """None where it is no time that a clock shows: a producer has counted in nanoseconds."""
-    try:
-        return of_milliseconds(timestamp_ms)
-    except OverflowError:
-        return None
+    """None where it is no time that a clock shows: a producer has counted in micro- or nanoseconds."""
+    made_at = of_milliseconds(timestamp_ms)
+    return None if isinstance(made_at, Beyond) else made_at
 
 
 def _unreachable(bootstrap_servers: str, reason: str) -> KafkaUnreachable:

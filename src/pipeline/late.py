@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from functools import reduce
 from typing import Any
 
@@ -22,6 +22,7 @@ from pyspark.sql import types as T
 from pipeline import ledger
 from pipeline.contracts import TEXT_LINES
 from pipeline.delta_log import commit, newest_version
+from pipeline.instants import in_utc
 from pipeline.kinds import Kind
 from pipeline.sinks import append_with, commit_lock, create_table
 from pipeline.tables import LATE_EVENTS, SCHEMAS, table_path
@@ -271,10 +272,7 @@ def _is_below(high: int | None) -> Column:
 
 
 def _in_utc(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) else value
-        for name, value in row.items()
-    }
+    return {name: in_utc(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
 def _missed(told: DataFrame, read: DataFrame) -> DataFrame:

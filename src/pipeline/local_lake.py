@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
 import duckdb
+import pyarrow as pa
 from deltalake import DeltaTable
-from pyarrow.dataset import Dataset, FileSystemDataset
+from pyarrow.dataset import Dataset, FileSystemDataset, ParquetReadOptions
 
+from pipeline.instants import of_microseconds
 from pipeline.served import Table
 from pipeline.tables import local_path
 
@@ -22,6 +23,8 @@ Row = tuple[Any, ...]
 
 
 _MOST_TABLES = 100
+_INT96 = ParquetReadOptions(coerce_int96_timestamp_unit="us")
+"""Files of earlier lakes count nanoseconds, of which 64 bits hold no time before 1677 or after 2262."""
 
 
 class _Opened(NamedTuple):
@@ -82,7 +85,7 @@ def _dataset(opened: _Opened) -> Dataset:
     statistics of its own.
     """
     table = DeltaTable(opened.path, version=opened.version)
-    rows = table.to_pyarrow_dataset()
+    rows = table.to_pyarrow_dataset(parquet_read_options=_INT96)
     if table.metadata().partition_columns or not isinstance(rows, FileSystemDataset):
         return rows
     fragments = [rows.format.make_fragment(name, rows.filesystem) for name in rows.files]
@@ -90,5 +93,7 @@ def _dataset(opened: _Opened) -> Dataset:
 
 
 def _values(column: Any) -> list[Any]:
-    values: list[Any] = column.to_pylist()
-    return [value.replace(tzinfo=None) if isinstance(value, datetime) else value for value in values]
+    if not pa.types.is_timestamp(column.type):
+        return list(column.to_pylist())
+    micros = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).to_pylist()
+    return [None if one is None else of_microseconds(one, zone=None) for one in micros]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from pipeline.delta_log import newest_version
 from pipeline.errors import RefusedToStart, UsageError
+from pipeline.instants import in_utc, of_microseconds
 from pipeline.tables import local_path
 
 __all__ = ["LocalTables", "Row", "Size", "SparkTables", "Tables", "lake_here"]
@@ -24,7 +25,11 @@ __all__ = ["LocalTables", "Row", "Size", "SparkTables", "Tables", "lake_here"]
 Row = tuple[Any, ...]
 """Times are in UTC, with their zone."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_INT96 = {
+    "datafusion.execution.parquet.coerce_int96": "us",
+    "datafusion.execution.parquet.coerce_int96_tz": "UTC",
+}
+"""Files of earlier lakes count nanoseconds, of which 64 bits hold no time before 1677 or after 2262."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class LocalTables:
 
     def __init__(self) -> None:
         self._opened: dict[str, DeltaTable | None] = {}
-        self._sql, self._names = QueryBuilder(), dict[str, str]()
+        self._sql, self._names = QueryBuilder(_INT96), dict[str, str]()
 
     def size(self, path: str) -> Size | None:
         table = self._open(path)
@@ -116,7 +121,7 @@ class SparkTables:
 
     def rows(self, sql: str) -> Iterator[Row]:
         for row in self._spark.sql(sql).collect():
-            yield tuple(_in_utc(value) for value in row)
+            yield tuple(in_utc(value) if isinstance(value, datetime) else value for value in row)
 
 
 def lake_here(root: str, *, what: str) -> Path:
@@ -135,10 +140,6 @@ def lake_here(root: str, *, what: str) -> Path:
     return lake
 
 
-def _in_utc(value: Any) -> Any:
-    return value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) else value
-
-
 def _files(table: DeltaTable) -> pa.Table:
     """One row per file: num_records, size_bytes, and the smallest and largest values as `min.<column>` and `max.<column>`."""
     # pa.table would do the same, and load pandas, too.
@@ -151,4 +152,4 @@ def _values(column: Any) -> list[Any]:
         return list(column.to_pylist())
     # As times they would load pandas, in which a third of the whole answer's time would go.
     micros = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
-    return [None if one is None else _EPOCH + timedelta(microseconds=one) for one in micros]
+    return [None if one is None else of_microseconds(one) for one in micros]

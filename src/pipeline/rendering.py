@@ -9,9 +9,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, datetime, timezone
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
+
+from pipeline.instants import written
 
 __all__ = ["csv_lines", "json_lines", "printable", "readable", "table_cells", "value_lines", "yaml_lines"]
 
@@ -115,7 +117,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, datetime):
-        return _instant(value)
+        return written(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, (bytes, bytearray)):
@@ -127,9 +129,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "asDict"):  # a struct, as Spark gives it
         return _plain(value.asDict())
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def _instant(value: datetime) -> str:
-    """A time without zone is taken as UTC."""
-    in_utc = value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
-    return in_utc.replace(tzinfo=None).isoformat() + "Z"

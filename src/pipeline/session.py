@@ -10,15 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from importlib import resources
 from typing import TypeVar
 
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
+from pyspark.sql import types as T
 from pyspark.util import inheritable_thread_target
 
 from pipeline.class_archive import class_archive
+from pipeline.instants import of_microseconds
 from pipeline.jars import added_jars, first_jars, require_s3_jars, spark_jars
 from pipeline.java import require_java
 from pipeline.settings import SECRET_NAME, Secret, Settings
@@ -39,6 +42,7 @@ def session(settings: Settings) -> SparkSession:
 
     Raises SetupError when Java or the jars are missing or not those that are needed.
     """
+    _keep_all_times()
     if SparkSession.getActiveSession() is not None:
         return (
             SparkSession.builder.getOrCreate()
@@ -132,9 +136,21 @@ def _is_submitted() -> bool:
 
 
 def _keep_utc() -> None:
-    """PySpark turns timestamps into datetimes by the process's own time zone."""
+    """PySpark turns timestamps into datetimes by the process's own time zone, and the other way round."""
     os.environ["TZ"] = "UTC"
     time.tzset()
+
+
+def _keep_all_times() -> None:
+    """PySpark fails at a stored time that is no datetime, and with it at all rows that are collected. Its one way from
+    micros to a datetime is therefore ours: rows are also nested, and collected by whoever has a notebook.
+    """
+    for of in (T.TimestampType, T.TimestampNTZType):
+        of.fromInternal = _in_utc  # type: ignore[method-assign,assignment]
+
+
+def _in_utc(_: T.DataType, micros: int | None) -> datetime | None:
+    return None if micros is None else of_microseconds(micros, zone=None)
 
 
 def class_path(settings: Settings) -> str:

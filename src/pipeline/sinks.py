@@ -45,7 +45,8 @@ __all__ = [
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _SKIP_EMPTY_COMMITS = "spark.databricks.delta.skipRecordingEmptyCommits"
-_QUARTER = timedelta(hours=6)
+_QUARTER = timedelta(hours=6, microseconds=-1)
+"""To its last microsecond: the next quarter may begin in the year 10000."""
 
 _locks = threading.local()
 _counting = threading.Lock()

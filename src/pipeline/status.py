@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-from pipeline import catalog, files, versions
+from pipeline import ahead, catalog, files, versions
 from pipeline.checkpoints import generation
 from pipeline.contracts import (
     DISCARDED,
@@ -25,6 +25,7 @@ from pipeline.contracts import (
 from pipeline.delta_log import commit
 from pipeline.errors import LakeUnreachable
 from pipeline.feeds import feed_of
+from pipeline.instants import shifted
 from pipeline.ledger import INGEST
 from pipeline.published import published
 from pipeline.reading import LocalTables, Size, SparkTables, Tables
@@ -118,7 +119,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Report:
-    """`kafka_silence` says why Kafka tells nothing; `notes` what was not counted."""
+    """`kafka_silence` says why Kafka tells nothing; `notes` what was not counted, and what is ahead of the clock."""
 
     at: datetime
     lake: str
@@ -143,7 +144,7 @@ def look(settings: Settings) -> Report:
         live = [*versions.live_views(spark, settings).values()]
         sizes = _sizes(tables, settings, live)
         log = _Log(tables, settings, sizes)
-        late, newest = log.late_events(), log.newest_events()
+        late, newest = log.late_events(), log.newest_events(now)
         kafka = asking.result()
     running = running_queries(settings.lake.root, spark=spark)
     stand = []
@@ -151,6 +152,7 @@ def look(settings: Settings) -> Report:
         is_running = query.name in running
         known = standing(spark, settings, query, is_running=is_running, kafka=kafka, now=now)
         stand.append(_with_events(known, query, settings, kafka, late, newest, now))
+    views = [_view(spark, settings, view, sizes, now) for view in live]
     return Report(
         at=now,
         lake=settings.lake.root,
@@ -158,10 +160,10 @@ def look(settings: Settings) -> Report:
         kafka_silence=kafka.silence,
         queries=stand,
         topics=log.topics(spark, kafka),
-        views=[_view(spark, settings, view, sizes, now) for view in live],
+        views=views,
         tables=[_table(spark, name, path, size) for name, (path, size) in sizes.items()],
         shares=[*log.dead_shares(spark), *log.late_shares(spark, live)],
-        notes=log.notes,
+        notes=[*log.notes, *_ahead_of_the_clock(newest, stand, views, now)],
     )
 
 
@@ -216,8 +218,10 @@ class _Log:
         rows = self._tables.rows(f"{counted} FROM {self._relation(LATE_EVENTS)} GROUP BY query")
         return {view: (events, open_events) for view, events, open_events in rows}
 
-    def newest_events(self) -> dict[tuple[str, str | None], datetime]:
-        """By kind and event_type (None where the kind has none) those of the last 24 hours of event time."""
+    def newest_events(self, now: datetime) -> dict[tuple[str, str | None], datetime]:
+        """By kind and event_type (None where the kind has none) those of the last 24 hours of event time, up to the newest event
+        that is not ahead of the clock.
+        """
         found: dict[tuple[str, str | None], datetime] = {}
         for kind in catalog.kinds(self._settings).values():
             name = kind.table
@@ -226,13 +230,21 @@ class _Log:
             newest = self._tables.newest(self._sizes[name][0], "event_time")
             if newest is None:
                 continue
+            if ahead.is_ahead(newest, now):
+                newest = self._newest_in_time(name, now) or newest
             by = "event_type" if kind.by_type else "NULL"
-            since = f"TIMESTAMP '{newest - _LOOK_BACK:%Y-%m-%d %H:%M:%S}'"
+            since = _literal(newest - _LOOK_BACK)
             rows = self._tables.rows(
                 f"SELECT {by}, max(event_time) FROM {self._relation(name)} WHERE event_time >= {since} GROUP BY 1"
             )
             found |= {(kind.name, event_type): newest for event_type, newest in rows}
         return found
+
+    def _newest_in_time(self, name: str, now: datetime) -> datetime | None:
+        ((newest,),) = self._tables.rows(
+            f"SELECT max(event_time) FROM {self._relation(name)} WHERE event_time <= {_literal(ahead.latest(now))}"
+        )
+        return cast("datetime | None", newest)
 
     def topics(self, spark: SparkSession | None, kafka: Kafka) -> list[Topic]:
         fates, still_dead = self._fates(spark), self._still_dead()
@@ -373,6 +385,25 @@ class _Log:
         return self._tables.relation(self._sizes[name][0])
 
 
+def _literal(time: datetime) -> str:
+    return f"TIMESTAMP '{time:%Y-%m-%d %H:%M:%S}'"
+
+
+def _ahead_of_the_clock(
+    newest: _Events, queries: Sequence[Standing], views: Sequence[BatchView], now: datetime
+) -> Iterator[str]:
+    by_kind: dict[str, datetime] = {}
+    for (kind, _), time in newest.items():
+        by_kind[kind] = max(time, by_kind.get(kind, time))
+    yield from (ahead.of_events(kind, time) for kind, time in by_kind.items() if ahead.is_ahead(time, now))
+    for one in queries:
+        if one.watermark and ahead.is_ahead(one.watermark, now):
+            yield ahead.of_watermark(one.query, one.watermark)
+    for view in views:
+        if view.horizon and ahead.is_ahead(view.horizon, now):
+            yield ahead.of_horizon(view.view, view.horizon)
+
+
 def _by_batch(by_topic: Mapping[str, Sequence[tuple[int, int, int | None]]]) -> list[tuple[int, int]]:
     """The batches over all topics, the newest first, with the records that they read."""
     read: Counter[int] = Counter()
@@ -399,7 +430,9 @@ def _with_events(
     )
     times = {one: _newest_of(one, newest) for one in query.view.reads if one.kind != TEXT_LINES}
     # The query may be ahead of the log: its watermark tells that it has met a newer event.
-    met = [time for time in (*times.values(), known.watermark and known.watermark + _LATENESS) if time]
+    met = [
+        time for time in (*times.values(), known.watermark and shifted(known.watermark, _LATENESS)) if time
+    ]
     newest_event = max(met, default=None)
     behind = None
     if newest_event and known.watermark:

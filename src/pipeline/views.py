@@ -154,7 +154,7 @@ def same_time(time: datetime) -> datetime:
 
 
 def _a_day_before(time: datetime) -> datetime:
-    return time - _DAY
+    return max(time, datetime.min.replace(tzinfo=time.tzinfo) + _DAY) - _DAY
 
 
 def _newest_version(column: Callable[[str], Column]) -> Column:

@@ -57,7 +57,7 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until",
         metavar="T",
-        help="the horizon, such as 2026-03-01T12:00:00Z (default: the newest event time in the log minus 10 minutes)",
+        help="the horizon, such as 2026-03-01T12:00:00Z (default: the newest event time in the log that is not ahead of the clock, minus 10 minutes)",
     )
     parser.add_argument(
         "--from", dest="source", choices=("typed", "raw"), default="typed",

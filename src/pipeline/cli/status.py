@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.arguments import positive
 from pipeline.cli.command import Arguments, Command
+from pipeline.instants import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -312,7 +313,7 @@ def _bytes(number: int | None) -> str:
 
 
 def _instant(time: datetime | None) -> str:
-    return "" if time is None else f"{time:%Y-%m-%dT%H:%M:%SZ}"
+    return "" if time is None else written(time, to_the_second=True)
 
 
 COMMAND = Command(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from pyspark.sql import SparkSession
 
-from pipeline import catalog, files, ledger, versions
+from pipeline import ahead, catalog, checkpoints, files, ledger, versions
 from pipeline.plan.contract import ContractPlan, of_contract
 from pipeline.plan.queries import QueryPlan, of_query
 from pipeline.plan.rates import CatchUp, catch_ups
@@ -19,6 +20,7 @@ from pipeline.plan.tables import TablePlan, of_tables
 from pipeline.settings import Settings
 from pipeline.standing import queries
 from pipeline.starting import session
+from pipeline.tables import checkpoint_path
 
 __all__ = ["CatchUp", "ContractPlan", "QueryPlan", "Report", "TablePlan", "look"]
 
@@ -57,16 +59,23 @@ def look(settings: Settings, *, only: Sequence[str] = ()) -> Report:
         catch_ups=[behind[plan.query] for plan in plans],
         tables=[table for query in chosen for table in of_tables(spark, settings, query)],
         contract=contract,
-        notes=[*_notes(plans, behind), *_left_behind(spark, settings)],
+        notes=[*_notes(spark, settings, plans, behind), *_left_behind(spark, settings)],
     )
 
 
-def _notes(plans: Sequence[QueryPlan], behind: dict[str, CatchUp]) -> list[str]:
-    told = []
+def _notes(
+    spark: SparkSession, settings: Settings, plans: Sequence[QueryPlan], behind: dict[str, CatchUp]
+) -> list[str]:
+    told, now = [], datetime.now(timezone.utc)
     for plan in plans:
         lag = behind[plan.query]
         if plan.told is not None:
             told.append(plan.told)
+        watermark = None
+        if not plan.is_refused:
+            watermark = checkpoints.newest_watermark(spark, checkpoint_path(settings.lake.root, plan.query))
+        if watermark is not None and ahead.is_ahead(watermark, now):
+            told.append(f"{ahead.of_watermark(plan.query, watermark)}.")
         if lag.may_expire:
             told.append(
                 f"{plan.query}: catching up takes {lag.seconds:.0f} s at the pace of its last batches, and Kafka keeps its "

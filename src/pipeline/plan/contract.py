@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Literal
 
 from pyspark.sql import SparkSession
@@ -14,6 +14,7 @@ from pipeline import catalog, guards, ledger
 from pipeline.contract_rules import Change, changes, rules_of
 from pipeline.contracts import ACCEPTED, DEAD, RECORD_IDENTITY
 from pipeline.delta_log import newest_version
+from pipeline.instants import shifted
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic, with_kind
 from pipeline.tables import DEAD_LETTERS, RAW_EVENTS, checkpoint_path, table_path
@@ -60,15 +61,19 @@ def of_contract(spark: SparkSession, settings: Settings, *, has_other_steps: boo
 
 
 def _judged_again(spark: SparkSession, settings: Settings) -> tuple[int | None, int | None, int | None]:
-    """How many records the log has of the last 24 hours before its newest one; of them, those newly dead and newly accepted."""
+    """How many records the log has of the last 24 hours before its newest one; of them, those newly dead and newly accepted.
+
+    One that is ahead of the clock does not count as the newest: a producer's was wrong.
+    """
     raw, dead = (table_path(settings.lake.root, name) for name in (RAW_EVENTS, DEAD_LETTERS))
     if newest_version(spark, raw) is None or newest_version(spark, dead) is None:
         return None, None, None
     log = spark.read.format("delta").load(raw)
-    ((newest,),) = log.agg(F.max("kafka_timestamp")).collect()
+    known = log.where(F.col("kafka_timestamp") <= F.lit(datetime.now(timezone.utc)))
+    ((newest,),) = known.agg(F.max("kafka_timestamp")).collect()
     if newest is None:
         return 0, 0, 0
-    recent = log.where(F.col("kafka_timestamp") > F.lit(newest - _DAY))
+    recent = log.where(F.col("kafka_timestamp") > F.lit(shifted(newest, -_DAY)))
     judged = classify(
         recent.transform(with_kind, kinds=kind_of_topic(settings)), catalog.kinds(settings).values()
     )

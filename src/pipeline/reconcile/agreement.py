@@ -15,6 +15,7 @@ from pipeline import evidence, late, versions
 from pipeline.console import step
 from pipeline.errors import RefusedToStart
 from pipeline.evidence import Evidence, speed_table
+from pipeline.instants import written
 from pipeline.reconcile.causes import (
     COMPARED,
     CONFLICTING,
@@ -164,7 +165,7 @@ def _key_text(row: Row, view: View) -> str:
 
 
 def _plain(value: object) -> str:
-    return f"{value:%Y-%m-%dT%H:%M:%S}Z" if isinstance(value, datetime) else str(value)
+    return written(value, to_the_second=True) if isinstance(value, datetime) else str(value)
 
 
 def _keep(

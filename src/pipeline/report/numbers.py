@@ -11,6 +11,7 @@ from itertools import islice
 from pipeline import catalog, checkpoints, late, serving, versions
 from pipeline.contracts import DEAD, DEAD_LETTER_STATUSES
 from pipeline.delta_log import commits, newest_version
+from pipeline.instants import in_utc, microseconds
 from pipeline.ledger import INGEST
 from pipeline.local_lake import DuckDb, Row
 from pipeline.reconcile import CAUSES
@@ -116,15 +117,19 @@ class Hour:
 
 @dataclass(frozen=True)
 class Spend:
-    """The newest windows of the served view, and what the earlier ones add up to."""
+    """The newest windows of the served view, what the earlier ones add up to, and those that have not begun yet by the clock: a
+    producer's was wrong.
+    """
 
     hours: Sequence[Hour]
     earlier_hours: int
     earlier_spend: Decimal
+    ahead_hours: int
+    ahead_spend: Decimal
 
     @property
     def total(self) -> Decimal:
-        return sum((hour.spend for hour in self.hours), self.earlier_spend)
+        return sum((hour.spend for hour in self.hours), self.earlier_spend + self.ahead_spend)
 
     @property
     def provisional(self) -> list[Hour]:
@@ -144,11 +149,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Fates:
-    """Moments of equal width; `earlier` records came before them, `untimed` have no Kafka timestamp."""
+    """Moments of equal width; `earlier` records came before them, `ahead` are ahead of the clock, `untimed` have no Kafka timestamp."""
 
     moments: Sequence[Moment]
     width: timedelta
     earlier: int
+    ahead: int
     untimed: int
 
 
@@ -297,16 +303,17 @@ def _newest(path: str) -> Table | None:
 def read(settings: Settings) -> Numbers:
     """What the lake says now; where it has no table for a number yet, there is none."""
     lake, views = _Lake(settings), [*versions.live_views(None, settings).values()]
+    now = datetime.now(timezone.utc)
     return Numbers(
         root=settings.lake.root,
-        made_at=datetime.now(timezone.utc),
+        made_at=now,
         topics=_topics(lake),
         letters=_letters(lake),
         views=[_view(lake, view) for view in views],
-        spend=_spend(lake),
+        spend=_spend(lake, now),
         customers=_customers(lake),
         words=_words(lake),
-        fates=_fates(lake),
+        fates=_fates(lake, now),
         violations=_violations(lake),
         reasons=_reasons(lake),
         late=_late(lake),
@@ -376,22 +383,27 @@ def _view(lake: _Lake, view: View) -> ViewRows:
         speed=count("speed"),
         batch=count("batch"),
         served=count("served"),
-        horizon=_in_utc(state.horizon) if state.horizon else None,
+        horizon=in_utc(state.horizon) if state.horizon else None,
         watermark=state.watermark,
     )
 
 
-def _spend(lake: _Lake) -> Spend:
+def _spend(lake: _Lake, now: datetime) -> Spend:
     rows = lake.view_rows(
         "window_start, CAST(SUM(hourly_spend) AS DECIMAL(38, 2)), CAST(SUM(order_count) AS BIGINT), count(*), BOOL_AND(is_final)",
         VIEWS["customer_hourly_spend"],
         "served",
         "GROUP BY window_start ORDER BY window_start",
     )
-    hours = [Hour(_in_utc(start), *others) for start, *others in rows]
+    known = [Hour(in_utc(start), *others) for start, *others in rows]
+    hours = [hour for hour in known if hour.start <= now]
     first = hours[-1].start - timedelta(hours=HOURS - 1) if hours else _EPOCH
-    earlier = [hour for hour in hours if hour.start < first]
-    return Spend(hours[len(earlier) :], len(earlier), sum((hour.spend for hour in earlier), Decimal("0.00")))
+    earlier, ahead = [hour for hour in hours if hour.start < first], known[len(hours) :]
+    return Spend(hours[len(earlier) :], len(earlier), _sum(earlier), len(ahead), _sum(ahead))
+
+
+def _sum(hours: Sequence[Hour]) -> Decimal:
+    return sum((hour.spend for hour in hours), Decimal("0.00"))
 
 
 def _customers(lake: _Lake) -> list[tuple[str, int, Decimal]]:
@@ -411,18 +423,23 @@ def _words(lake: _Lake) -> list[tuple[str, int]]:
     return [(word, count) for word, count in rows]
 
 
-def _fates(lake: _Lake) -> Fates | None:
+def _fates(lake: _Lake, now: datetime) -> Fates | None:
     micros = "epoch_us(kafka_timestamp)"
+    is_known = f"{micros} <= {microseconds(now)}"
     whole = lake.rows(
-        f"SELECT MIN({micros}), approx_quantile({micros}, {_STRAY_SHARE}), MAX({micros}), "
-        "count(*) FILTER (kafka_timestamp IS NULL) FROM {raw_events}",
+        f"SELECT MIN({micros}), approx_quantile({micros}, {_STRAY_SHARE}), MAX({micros}) FROM {{raw_events}} WHERE {is_known}",
         RAW_EVENTS,
     )
     if not whole or whole[0][0] is None:
         return None
-    ((oldest, early, last, untimed),) = whole
+    ((oldest, early, last),) = whole
+    ((ahead, untimed),) = lake.rows(
+        f"SELECT count(*) FILTER (NOT ({is_known})), count(*) FILTER (kafka_timestamp IS NULL) FROM {{raw_events}}",
+        RAW_EVENTS,
+    )
     # Where the oldest lie near enough to the others, they are in the picture too.
     begin = oldest if last - oldest <= 2 * (last - early) else early
+    begin = max(begin, last - _MOST_MOMENTS * _WIDTHS_SECONDS[-1] * 1_000_000)
     width = _width_micros(begin, last)
     first = begin // width
 
@@ -430,9 +447,9 @@ def _fates(lake: _Lake) -> Fates | None:
         by_moment = f"SELECT {micros} // {width} AS moment, count(*) FROM {{{table}}} WHERE {condition} GROUP BY moment"
         return dict(lake.rows(by_moment, table))
 
-    records = counted(RAW_EVENTS, "kafka_timestamp IS NOT NULL")
-    dead = counted(DEAD_LETTERS, "kafka_timestamp IS NOT NULL")
-    tombstones = counted(RAW_EVENTS, "value IS NULL AND kafka_timestamp IS NOT NULL")
+    records = counted(RAW_EVENTS, is_known)
+    dead = counted(DEAD_LETTERS, is_known)
+    tombstones = counted(RAW_EVENTS, f"value IS NULL AND {is_known}")
     moments = [
         Moment(
             start=_EPOCH + timedelta(microseconds=moment * width),
@@ -444,7 +461,7 @@ def _fates(lake: _Lake) -> Fates | None:
         for moment in range(first, last // width + 1)
     ]
     earlier = sum(count for moment, count in records.items() if moment < first)
-    return Fates(moments, timedelta(microseconds=width), earlier, untimed)
+    return Fates(moments, timedelta(microseconds=width), earlier, ahead, untimed)
 
 
 def _width_micros(first: int, last: int) -> int:
@@ -545,8 +562,8 @@ def _agreements(lake: _Lake, views: Sequence[View]) -> list[Agreement]:
     found = [
         Agreement(
             view=view,
-            run_at=_in_utc(run_at),
-            horizon=_in_utc(horizon) if horizon else None,
+            run_at=in_utc(run_at),
+            horizon=in_utc(horizon) if horizon else None,
             compared=compared,
             equal=equal,
             causes=dict(zip(CAUSES, counts, strict=True)),
@@ -571,10 +588,6 @@ def _expectations(lake: _Lake) -> list[Expectations]:
         QUALITY_RESULTS,
     )
     return [
-        Expectations(table, _in_utc(run_at), passed, warned, failed, skipped, unmet or ())
+        Expectations(table, in_utc(run_at), passed, warned, failed, skipped, unmet or ())
         for table, run_at, passed, warned, failed, skipped, unmet in rows
     ]
-
-
-def _in_utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time

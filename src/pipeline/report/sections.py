@@ -180,11 +180,13 @@ def _spend(numbers: Numbers) -> Section:
         if found.earlier_hours
         else ""
     )
+    if found.ahead_hours:
+        before += f" Nor is what lies ahead of the clock: {_count(found.ahead_hours, 'window')} with {found.ahead_spend:,}."
     return Section(
         "spend",
         "Spend per hour",
         "run `pipeline speed --once` or `pipeline batch`",
-        finding=f"{found.total:,} in {_count(len(found.hours) + found.earlier_hours, 'window')}. {open_words}",
+        finding=f"{found.total:,} in {_count(len(found.hours) + found.earlier_hours + found.ahead_hours, 'window')}. {open_words}",
         caption="customer_hourly_spend as served, all customers together. Spend is gross: a cancelled order still counts. A window is final when batch "
         f"has covered it, or the watermark of the speed layer has passed its end; a dashed bar is {PROVISIONAL}.{before}",
         draw=partial(charts.spend, found),
@@ -220,6 +222,8 @@ def _fates(numbers: Numbers) -> Section:
     asides = []
     if found and found.earlier:
         asides.append(f"{_count(found.earlier, 'record')} from before the picture")
+    if found and found.ahead:
+        asides.append(f"{_count(found.ahead, 'record')} ahead of the clock")
     if found and found.untimed:
         asides.append(f"{_count(found.untimed, 'record')} without a timestamp")
     aside = f" Left out: {' and '.join(asides)}." if asides else ""

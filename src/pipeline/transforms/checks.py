@@ -19,6 +19,7 @@ from pyspark.sql import types as T
 from pipeline.contracts import (
     AMOUNT_DECIMALS,
     FIRST_INSTANT,
+    LAST_INSTANT,
     MAX_AMOUNT_DIGITS,
     MAX_CLOCK_SKEW_MINUTES,
     MAX_ID_CHARACTERS,
@@ -207,10 +208,10 @@ def instant(text: Column) -> Column:
 
 
 def event_time(named: Column, kafka_timestamp: Column) -> Column:
-    """The named instant, where it is from the year 2000 on and at most 5 minutes ahead of its record."""
-    first = F.lit(FIRST_INSTANT)
+    """The named instant, where it is in the years 2000 to 9999 and at most 5 minutes ahead of its record."""
+    is_of_four_digits = named.between(F.lit(FIRST_INSTANT), F.lit(LAST_INSTANT))
     earliest_micros = F.unix_micros(named) - MAX_CLOCK_SKEW_MINUTES * 60_000_000
-    return F.when((named >= first) & (earliest_micros <= F.unix_micros(kafka_timestamp)), named)
+    return F.when(is_of_four_digits & (earliest_micros <= F.unix_micros(kafka_timestamp)), named)
 
 
 def _instant_with_offset(text: Column) -> Column:
