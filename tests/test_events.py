@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,14 +25,16 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 import judge
-from pipeline.contracts import MAX_NESTING_LEVELS, RAW_EVENTS
+from pipeline.contracts import MAX_NESTING_LEVELS, MAX_NUMBER_DIGITS, RAW_EVENTS
 from pipeline.errors import InvalidEvent, KafkaUnreachable, NotDelivered, TopicMissing
 from pipeline.events import Handled, Item, OrderEvent, OrderProducer, consume, judged
+from pipeline.instants import of_milliseconds
 from pipeline.transforms.decode import classify
 from reference import Record, read_records
 from reference import classify as reference
 from reference.contract import Verdict
 from reference.fuzz import as_records, fuzz_records
+from reference.structure import structured_order
 
 SOURCE = Path(__file__).parents[1] / "src"
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -80,6 +83,35 @@ def test_plain_python_reaches_the_verdict_of_the_stream(spark: SparkSession) -> 
         row, found = by_offset[record.offset], judged(record.value, timestamp_ms=record.timestamp_ms)
         of_stream = None if row.orders is None else judge.order_values(row.orders)
         assert (found.violations, values(found.event)) == (tuple(row.violations), of_stream), record
+
+
+def test_plain_python_parses_as_the_stream_does(spark: SparkSession) -> None:
+    rng, at = random.Random(20260301), int(datetime(2026, 1, 5, 12, tzinfo=timezone.utc).timestamp() * 1000)
+    found = [structured_order(rng) for _ in range(4_000)]
+    rows = [
+        ("t", 0, offset, of_milliseconds(at), None, value, [], "orders") for offset, value in enumerate(found)
+    ]
+    schema = T.StructType([*RAW_EVENTS.fields, T.StructField("kind", T.StringType())])
+    classified = classify(spark.createDataFrame(rows, schema)).select("offset", "violations", "orders")
+    for row in classified.collect():
+        verdict = judged(found[row.offset], timestamp_ms=at)
+        of_stream = None if row.orders is None else judge.order_values(row.orders)
+        assert (verdict.violations, values(verdict.event)) == (tuple(row.violations), of_stream), found[
+            row.offset
+        ]
+
+
+@pytest.mark.parametrize("number", ["{}", "-{}", "0.{}", "1e{}"])
+def test_a_number_has_1000_digits_at_most_also_where_nobody_reads_it(number: str) -> None:
+    start = '{"event_type":"order_cancelled","order_id":"o","customer_id":"c","timestamp":"2026-01-01T00:00:00Z","note":'
+    room = MAX_NUMBER_DIGITS - sum(character.isdigit() for character in number)
+
+    def violations(digits: int) -> tuple[str, ...]:
+        value = start + number.format("1" * digits) + "}"
+        return judged(value.encode(), timestamp_ms=1_800_000_000_000).violations
+
+    assert violations(room) == ()
+    assert violations(room + 1) == ("not_json",)
 
 
 def test_the_deepest_nesting_is_judged_wherever_it_is_called_from() -> None:

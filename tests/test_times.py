@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pyspark.sql import functions as F
 
 from lake import at, fresh, order, send
 from pipeline import batch, cli, ingest, speed
+from pipeline.events import consume
 from pipeline.instants import microseconds, of_microseconds
 from pipeline.local_lake import DuckDb
 from pipeline.reading import LocalTables, SparkTables
@@ -42,10 +44,10 @@ MICROS = [
 def table(
     request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """The times as `at`, in the form of our files, of an earlier lake's, or every other one of each."""
+    """The times as `moment`, in the form of our files, of an earlier lake's, or every other one of each."""
     path = str(tmp_path_factory.mktemp("times") / "table")
     rows = spark.createDataFrame([(micros,) for micros in MICROS], "micros long")
-    times = rows.select("micros", F.timestamp_micros("micros").alias("at")).coalesce(1)
+    times = rows.select("micros", F.timestamp_micros("micros").alias("moment")).coalesce(1)
     is_even = F.col("micros") % 2 == 0
     parts: dict[str, list[tuple[Any, dict[str, str]]]] = {
         "ours": [(F.lit(True), {})],
@@ -60,18 +62,20 @@ def table(
 
 def test_spark_gives_them(spark: SparkSession, table: str) -> None:
     rows = spark.read.format("delta").load(table).orderBy("micros")
-    nested = rows.select("micros", "at", F.struct("at").alias("inside"), F.array("at").alias("list"))
+    nested = rows.select(
+        "micros", "moment", F.struct("moment").alias("inside"), F.array("moment").alias("list")
+    )
     for row in [*nested.collect(), *nested.toLocalIterator()]:
-        assert [microseconds(time) for time in (row["at"], row["inside"]["at"], *row["list"])] == [
+        assert [microseconds(time) for time in (row["moment"], row["inside"]["moment"], *row["list"])] == [
             row["micros"]
         ] * 3
-        assert row["at"].tzinfo is None
+        assert row["moment"].tzinfo is None
     of_sql = SparkTables(spark)
     relation = of_sql.relation(table)
-    assert [*of_sql.rows(f"SELECT at FROM {relation} ORDER BY at")] == [
+    assert [*of_sql.rows(f"SELECT moment FROM {relation} ORDER BY moment")] == [
         (of_microseconds(one),) for one in MICROS
     ]
-    newest = of_sql.newest(table, "at")
+    newest = of_sql.newest(table, "moment")
     assert newest is not None
     assert microseconds(newest) == MICROS[-1]
 
@@ -79,10 +83,10 @@ def test_spark_gives_them(spark: SparkSession, table: str) -> None:
 def test_delta_rs_gives_them(table: str) -> None:
     tables = LocalTables()
     relation = tables.relation(table)
-    found = [*tables.rows(f"SELECT micros, at FROM {relation} ORDER BY at")]
+    found = [*tables.rows(f"SELECT micros, moment FROM {relation} ORDER BY moment")]
     assert [(micros, microseconds(at)) for micros, at in found] == [(one, one) for one in MICROS]
     later = tables.rows(
-        f"SELECT micros FROM {relation} WHERE at >= TIMESTAMP '9999-01-01 00:00:00' ORDER BY at"
+        f"SELECT micros FROM {relation} WHERE moment >= TIMESTAMP '2100-01-01 00:00:00' ORDER BY moment"
     )
     assert [one for (one,) in later] == MICROS[6:]
 
@@ -91,18 +95,18 @@ def test_duckdb_gives_them(spark: SparkSession, table: str) -> None:
     version = spark.sql(f"DESCRIBE HISTORY delta.`{table}`").agg(F.max("version")).collect()[0][0]
     lake = DuckDb()
     relation = lake.relation(Table(table, version))
-    found = [*lake.rows(f"SELECT micros, at FROM {relation} ORDER BY at")]
+    found = [*lake.rows(f"SELECT micros, moment FROM {relation} ORDER BY moment")]
     assert [(micros, microseconds(at)) for micros, at in found] == [(one, one) for one in MICROS]
     assert {at.tzinfo for _, at in found} == {None}
     earlier = lake.rows(
-        f"SELECT micros FROM {relation} WHERE at < TIMESTAMP '2026-01-01 00:00:00' ORDER BY at"
+        f"SELECT micros FROM {relation} WHERE moment < TIMESTAMP '2026-01-01 00:00:00' ORDER BY moment"
     )
     assert [one for (one,) in earlier] == MICROS[:5]
 
 
 def test_ours_count_microseconds(spark: SparkSession, tmp_path: Path) -> None:
     """By which statistics, too, say what a file holds."""
-    spark.range(1).select(F.timestamp_micros("id").alias("at")).write.format("delta").save(
+    spark.range(1).coalesce(1).select(F.timestamp_micros("id").alias("moment")).write.format("delta").save(
         str(tmp_path / "t")
     )
     (file,) = (tmp_path / "t").glob("*.parquet")
@@ -176,7 +180,7 @@ def test_every_command_shows_a_log_of_odd_clocks(odd: Settings, capsys: pytest.C
         ["late"],
         ["report"],
         ["audit"],
-        ["reconcile"],
+        ["reconcile", "customer_hourly_spend"],
     ):
         assert run(odd, *words) == 0, words
     assert "9999-12-31T23:59:59" in capsys.readouterr().out
@@ -187,3 +191,24 @@ def test_the_page_shows_a_log_of_odd_clocks(odd: Settings) -> None:
     page = make(odd).html
     assert "4 records ahead of the clock" in page
     assert "lies ahead of the clock: 1 window" in page
+
+
+@pytest.mark.kafka
+def test_a_consumer_goes_past_odd_clocks(odd: Settings) -> None:
+    stop, met = threading.Event(), list[str]()
+
+    def hear(what: str) -> None:
+        met.append(what)
+        if len(met) == 8:
+            stop.set()
+
+    consume(
+        odd.kafka.bootstrap_servers,
+        odd.kafka.topics.orders,
+        group=odd.kafka.topics.orders,
+        on_created=lambda event: hear(event.order_id),
+        on_cancelled=lambda _: None,
+        on_rejected=lambda _, violations: hear(violations[0]),
+        stop=stop,
+    )
+    assert sorted(met) == ["far", "not_json", "o0", "o1", "o2", "o3", "timestamp", "timestamp"]

@@ -233,7 +233,7 @@ class _Log:
             if ahead.is_ahead(newest, now):
                 newest = self._newest_in_time(name, now) or newest
             by = "event_type" if kind.by_type else "NULL"
-            since = _literal(newest - _LOOK_BACK)
+            since = _literal(min(newest - _LOOK_BACK, ahead.latest(now)))
             rows = self._tables.rows(
                 f"SELECT {by}, max(event_time) FROM {self._relation(name)} WHERE event_time >= {since} GROUP BY 1"
             )
@@ -386,6 +386,7 @@ class _Log:
 
 
 def _literal(time: datetime) -> str:
+    """Of a time not far from now: DataFusion reads a literal through nanoseconds, which end in 2262."""
     return f"TIMESTAMP '{time:%Y-%m-%d %H:%M:%S}'"
 
 

@@ -184,6 +184,18 @@ CASES: Sequence[Case] = [
     (ORDERS, f'{{{BASE},"total":5,"items":"x","items":[{ITEM}]}}', ""),
     (ORDERS, f'{{{BASE},"total":5,"items":"x","items":null}}', ""),
     (ORDERS, f'{{{BASE},"total":5,"items":[{ITEM}],"items":"[]"}}', "items"),
+    (ORDERS, with_items('[{"product_id":"p","price":1,"quantity":{},"quantity":1}]'), ""),
+    (ORDERS, with_items('[{"product_id":"p","price":1,"quantity":1,"quantity":{}}]'), "items"),
+    (
+        ORDERS,
+        f'{{{BASE},"total":5,"items":[{ITEM}],"items":[{{"product_id":"p","price":1,"quantity":"x","quantity":1}}]}}',
+        "",
+    ),
+    (
+        ORDERS,
+        f'{{{BASE},"total":5,"items":[{ITEM}],"items":[{{"product_id":"p","price":1,"quantity":1,"quantity":[]}}]}}',
+        "items",
+    ),
     # products
     (PRODUCTS, f"{{{PRODUCT}}}", ""),
     (PRODUCTS, f'{{{PRODUCT},"items":"of no meaning here","total":"x","status":"?"}}', ""),

@@ -89,7 +89,8 @@ JSON_OPTIONS = {
     "allowSingleQuotes": "false",
 }
 
-NAME_TOO_LONG_TO_PARSE = r'"[^"\\\x00-\x1f]{50001,}+"(?=[ \t\r\n]*+:)'
+NAME_TOO_LONG_TO_PARSE = r'"[^"\\\x00-\x1f]{25001,}+"(?=[ \t\r\n]*+:)'
+"""More than 50,000 characters of Java, in which one beyond U+FFFF is two."""
 MISFIT = "0"
 STARTS_AN_OBJECT = r"\A[ \t\r\n]*+\{"
 
@@ -216,8 +217,11 @@ def _reread_document(declared: Declared) -> Column:
     """
     text = F.regexp_replace(_text(), NAME_TOO_LONG_TO_PARSE, '"unknown"')
     only = F.from_json(text, ITEMS_ONLY, JSON_OPTIONS)
-    absent = F.when(only[CORRUPT].isNull(), "null").otherwise(MISFIT)
-    alone = F.concat(F.lit('{"items":'), F.coalesce(F.to_json(only["items"]), absent), F.lit("}"))
+    # Where the last one is no variant, what is there is an earlier one.
+    last = F.when(only[CORRUPT].isNull(), F.coalesce(F.to_json(only["items"]), F.lit("null"))).otherwise(
+        MISFIT
+    )
+    alone = F.concat(F.lit('{"items":'), last, F.lit("}"))
 
     whole, texts = _whole_document(declared), _text_document(declared)
 
