@@ -16,6 +16,7 @@ from pipeline import errors
         (errors.CheckFailed, 1),
         (errors.SourceMismatch, 1),
         (errors.DataTestsFailed, 1),
+        (errors.KafkaFailed, 70),
         (errors.ModelsFailed, 70),
         (errors.InvalidEvent, 1),
         (errors.ValidationError, 1),

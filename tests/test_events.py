@@ -13,20 +13,29 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 import judge
 from pipeline.contracts import MAX_NESTING_LEVELS, MAX_NUMBER_DIGITS, RAW_EVENTS
-from pipeline.errors import InvalidEvent, KafkaUnreachable, NotDelivered, TopicMissing
+from pipeline.devservices import kafka
+from pipeline.errors import (
+    InvalidEvent,
+    KafkaUnreachable,
+    NotDelivered,
+    OffsetsLost,
+    TopicMissing,
+    TopicReplaced,
+)
 from pipeline.events import Handled, Item, OrderEvent, OrderProducer, consume, judged
 from pipeline.instants import of_milliseconds
 from pipeline.transforms.decode import classify
@@ -255,7 +264,14 @@ def many(n: int) -> list[OrderEvent]:
     return [order(number, customer=f"c{number % 20}") for number in range(n)]
 
 
-def handled(bootstrap: str, topic: str, *, until: set[str], fail_at: int | None = None) -> list[str]:
+def handled(
+    bootstrap: str,
+    topic: str,
+    *,
+    until: set[str],
+    fail_at: int | None = None,
+    on_lost: Callable[[OffsetsLost], object] | None = None,
+) -> list[str]:
     """The ids in the order they were handled, until all of those were among them; the next call goes on behind them."""
     stop, ids = threading.Event(), []
     patience = threading.Timer(60, stop.set)
@@ -269,7 +285,9 @@ def handled(bootstrap: str, topic: str, *, until: set[str], fail_at: int | None 
             stop.set()
 
     try:
-        consume(bootstrap, topic, group=topic, on_created=on_created, on_cancelled=on_created, stop=stop)
+        consume(
+            bootstrap, topic, group=topic, on_created=on_created, on_cancelled=on_created, on_lost=on_lost, stop=stop
+        )  # fmt: skip
     finally:
         patience.cancel()
     assert until <= {*ids}
@@ -315,6 +333,120 @@ def test_an_event_whose_function_failed_comes_again_and_those_before_do_not(
     with pytest.raises(ZeroDivisionError, match="4"):
         handled(bootstrap, topic, until={"9"}, fail_at=4)
     assert handled(bootstrap, topic, until={"9"}) == [str(number) for number in range(4, 10)]
+
+
+def expire(bootstrap: str, topic: str, *, before: int) -> None:
+    """What retention does to each partition that is so long."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    places = [TopicPartition(topic, number) for number in admin.list_topics(topic).topics[topic].partitions]
+    for place in places:
+        future = admin.delete_records([TopicPartition(topic, place.partition, before)])
+        with suppress(KafkaException):
+            next(iter(future.values())).result(timeout=20)
+
+
+@pytest.mark.kafka
+def test_what_expired_unread_is_an_error_and_no_gap(bootstrap: str) -> None:
+    topic = new_topic(bootstrap, partitions=1)
+    publish(bootstrap, topic, [order(number) for number in range(30)])
+    expire(bootstrap, topic, before=3)
+    handled(bootstrap, topic, until={"9"})  # a group that begins is not told of what it never was to read
+    publish(bootstrap, topic, [order(number) for number in range(30, 40)])
+    handled(bootstrap, topic, until={"39"})
+    publish(bootstrap, topic, [order(number) for number in range(40, 50)])
+    expire(bootstrap, topic, before=45)
+    with pytest.raises(OffsetsLost) as refused:
+        handled(bootstrap, topic, until={"49"})
+    lost = refused.value
+    assert (lost.query, lost.topic, lost.expected, lost.first, lost.end) == (topic, topic, 40, 45, 50)
+    told: list[OffsetsLost] = []
+    assert handled(bootstrap, topic, until={"49"}, on_lost=told.append) == [
+        str(number) for number in range(45, 50)
+    ]
+    assert [(one.expected, one.first) for one in told] == [(40, 45)]
+
+
+@pytest.mark.kafka
+def test_what_expires_while_it_is_read_is_an_error_or_told(bootstrap: str) -> None:
+    topic = new_topic(bootstrap, partitions=1)
+    told: list[OffsetsLost] = []
+    ids: list[str] = []
+    stop = threading.Event()
+    publish(bootstrap, topic, [order(1)])
+
+    def overtaken(event: OrderEvent) -> None:
+        ids.append(event.order_id)
+        if event.order_id == "1":
+            publish(bootstrap, topic, [order(number) for number in range(2, 10)])
+            expire(bootstrap, topic, before=6)
+        if event.order_id == "9":
+            stop.set()
+
+    patience = threading.Timer(60, stop.set)
+    patience.start()
+    options = {"fetch.message.max.bytes": 1_000, "queued.min.messages": 1}
+    consume(
+        bootstrap, topic, group=topic, on_created=overtaken, on_cancelled=print, on_lost=told.append, stop=stop, options=options
+    )  # fmt: skip
+    patience.cancel()
+    missing = [str(number) for number in range(1, 10) if str(number) not in ids]
+    assert [number for one in told for number in range(one.expected, one.first)] == [
+        int(number) - 1 for number in missing
+    ]
+
+
+@pytest.mark.kafka
+def test_a_topic_that_is_made_anew_while_it_is_read_is_told_and_read_whole_by_the_next_start(
+    bootstrap: str,
+) -> None:
+    topic = new_topic(bootstrap, partitions=1)
+    publish(bootstrap, topic, [order(number) for number in range(5)])
+
+    def made_anew(event: OrderEvent) -> None:
+        if event.order_id == "4":
+            kafka.delete_topics(bootstrap, [topic])
+            kafka.create_topics(bootstrap, {topic: 1})
+            publish(bootstrap, topic, [order(number) for number in range(100, 110)])
+
+    stop = threading.Event()
+    patience = threading.Timer(60, stop.set)
+    patience.start()
+    with pytest.raises(TopicReplaced):
+        consume(bootstrap, topic, group=topic, on_created=made_anew, on_cancelled=print, stop=stop)
+    patience.cancel()
+    every = [str(number) for number in range(100, 110)]
+    assert handled(bootstrap, topic, until={*every}) == every
+
+
+@pytest.mark.kafka
+def test_a_commit_that_fails_in_passing_is_tried_again(
+    bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator that is away is said to be waited for, for 45 s at a time; here it is said at once."""
+    topic = new_topic(bootstrap, partitions=1)
+    publish(bootstrap, topic, [order(number) for number in range(5)])
+    failures = [KafkaError._WAIT_COORD, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError._TRANSPORT]
+    stop = threading.Event()
+
+    class Away(Consumer):
+        def commit(self, *args: Any, **named: Any) -> Any:
+            if failures:
+                raise KafkaException(KafkaError(failures.pop()))
+            answer = super().commit(*args, **named)
+            if any(place.offset == 5 for place in named["offsets"]):
+                stop.set()
+            return answer
+
+    monkeypatch.setattr("pipeline.events.consuming.Consumer", Away)
+    monkeypatch.setattr("pipeline.events.consuming._COMMIT_SECONDS", 0.0)
+    patience = threading.Timer(60, stop.set)
+    patience.start()
+    counts = consume(bootstrap, topic, group=topic, on_created=print, on_cancelled=print, stop=stop)
+    patience.cancel()
+    assert (counts.created, failures) == (5, [])
+    monkeypatch.undo()
+    publish(bootstrap, topic, [order(5)])
+    assert handled(bootstrap, topic, until={"5"}) == ["5"]
 
 
 PROGRAM = """

@@ -7,6 +7,7 @@ PipelineError                     70
 │   ├── SourceMismatch             1   a table of the source, or a column of it, is not there
 │   └── ValidationError            1   rows lack a required value
 │       └── DataContractError      1   a column is missing, or rows break a rule of the contract
+├── KafkaFailed                   70   Kafka answers, and says what no repetition mends
 ├── ModelsFailed                  70   dbt could not build a model
 ├── StepFailed                    70   the command of a scheduled step did not end well
 ├── UsageError                     2   the command line asks for something that does not exist
@@ -56,6 +57,7 @@ __all__ = [
     "DependencyError",
     "DiskFull",
     "InvalidEvent",
+    "KafkaFailed",
     "KafkaRefused",
     "KafkaUnreachable",
     "LakeUnreachable",
@@ -109,6 +111,14 @@ class DataTestsFailed(CheckFailed):
     def __init__(self, message: str, *, tests: Sequence[str]) -> None:
         super().__init__(message)
         self.tests = tuple(tests)
+
+
+class KafkaFailed(PipelineError):
+    """`name` is Kafka's for the error."""
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class ModelsFailed(PipelineError):

@@ -10,7 +10,14 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigurationError, KafkaRefused, KafkaUnreachable, TopicMissing
+from pipeline.errors import (
+    ConfigurationError,
+    KafkaFailed,
+    KafkaRefused,
+    KafkaUnreachable,
+    PipelineError,
+    TopicMissing,
+)
 from pipeline.kafka_login import client_options, has_login, is_translatable, protocol_of
 
 if TYPE_CHECKING:
@@ -19,7 +26,16 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["admin_client", "known_topics", "require_connection", "require_topics", "silent_client"]
+__all__ = [
+    "admin_client",
+    "failure",
+    "is_passing",
+    "known_topics",
+    "require_connection",
+    "require_topics",
+    "silent_client",
+    "topic_ids",
+]
 
 _SILENT = logging.getLogger("pipeline.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
@@ -29,6 +45,37 @@ _FIRST_ATTEMPT_SECONDS = 1.0
 _PATIENCE_SECONDS = 3.0
 """How long another broker may take to let us in where one has refused to."""
 _SHAKE_SECONDS = 3.0
+_PASSING = {
+    "_ALL_BROKERS_DOWN",
+    "_MSG_TIMED_OUT",
+    "_RESOLVE",
+    "_TIMED_OUT",
+    "_TIMED_OUT_QUEUE",
+    "_TRANSPORT",
+    "_WAIT_CACHE",
+    "_WAIT_COORD",
+    "BROKER_NOT_AVAILABLE",
+    "COORDINATOR_LOAD_IN_PROGRESS",
+    "COORDINATOR_NOT_AVAILABLE",
+    "FENCED_LEADER_EPOCH",
+    "KAFKA_STORAGE_ERROR",
+    "LEADER_NOT_AVAILABLE",
+    "NETWORK_EXCEPTION",
+    "NOT_CONTROLLER",
+    "NOT_COORDINATOR",
+    "NOT_ENOUGH_REPLICAS",
+    "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+    "NOT_LEADER_FOR_PARTITION",
+    "OFFSET_NOT_AVAILABLE",
+    "REPLICA_NOT_AVAILABLE",
+    "REQUEST_TIMED_OUT",
+    "THROTTLING_QUOTA_EXCEEDED",
+    "UNKNOWN_LEADER_EPOCH",
+    "UNSTABLE_OFFSET_COMMIT",
+}
+"""What is said while a broker is away, begins, or hands its part to another one."""
+_NO_TOPIC = {"_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC", "UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC_OR_PART"}
+_NOT_LET_IN = {"_AUTHENTICATION", "_SSL", "SASL_AUTHENTICATION_FAILED", "SECURITY_DISABLED"}
 
 
 def require_topics(
@@ -116,6 +163,10 @@ def known_topics(
                 why = _refusal(bootstrap_servers, told, options)
                 if why is not None:
                     raise _refused(bootstrap_servers, why) from None
+                if not is_passing(error.args[0]):
+                    raise failure(
+                        bootstrap_servers, error.args[0], what="its topics are not listed"
+                    ) from error
                 raise _unreachable(bootstrap_servers, error.args[0].str()) from error
 
 
@@ -140,13 +191,70 @@ def _require_rights(
         try:
             rights = answer.result().authorized_operations
         except KafkaException as error:
-            raise _unreachable(bootstrap_servers, error.args[0].str()) from error
+            raise failure(
+                bootstrap_servers, error.args[0], what=f"our rights on {topic} are not told"
+            ) from error
         if rights and needed not in rights:  # a broker without an authorizer may tell of none
             raise KafkaRefused(
                 f"Our user may not {needed.name.lower()} the topic {topic} of Kafka at {bootstrap_servers}.\n"
                 f"Grant it {needed.name} on that topic; docs/security.md lists the rights that each job needs.",
                 bootstrap_servers=bootstrap_servers,
             )
+
+
+def topic_ids(client: AdminClient, topics: Iterable[str], timeout_seconds: float = 10) -> dict[str, str]:
+    """The id of each topic, as Java writes it: another one when the topic has been made anew. None of one that is not there.
+
+    Raises confluent_kafka.KafkaException.
+    """
+    from confluent_kafka import KafkaException, TopicCollection
+
+    found = {}
+    asked = client.describe_topics(TopicCollection([*topics]), request_timeout=timeout_seconds)
+    for name, answer in asked.items():
+        try:
+            found[name] = str(answer.result().topic_id).replace("+", "-").replace("/", "_")
+        except KafkaException as error:
+            if error.args[0].name() not in _NO_TOPIC:
+                raise
+    return found
+
+
+# --- what an error of librdkafka means
+
+
+def is_passing(error: KafkaError) -> bool:
+    """Whether the same may be done again as it is: a broker is away, or hands its part to another one."""
+    return error.name() in _PASSING
+
+
+def failure(bootstrap_servers: str, error: KafkaError, *, what: str) -> PipelineError:
+    """The error of ours that it means, for `what` has not been done: KafkaUnreachable is for connections alone."""
+    name, told = error.name(), error.str()
+    if is_passing(error):
+        return KafkaUnreachable(
+            f"Kafka at {bootstrap_servers} does not answer as it should: {what} ({told}).\n"
+            "Are its brokers up? The same may be done again as it is.",
+            bootstrap_servers=bootstrap_servers,
+        )
+    if name in _NO_TOPIC:
+        return TopicMissing(
+            f"Kafka at {bootstrap_servers} has no such topic or partition: {what} ({told}).\n"
+            "Was it deleted? Create it, or name another: --set kafka.topics.orders=NAME and so on.",
+            bootstrap_servers=bootstrap_servers,
+            topics=(),
+        )
+    if name in _NOT_LET_IN or name.endswith("AUTHORIZATION_FAILED"):
+        return KafkaRefused(
+            f"Kafka at {bootstrap_servers} does not let us do that: {what} ({told}).\n"
+            "docs/security.md shows how to log in, and lists the rights that each job needs.",
+            bootstrap_servers=bootstrap_servers,
+        )
+    return KafkaFailed(
+        f"Kafka at {bootstrap_servers} answers with an error: {what} ({name}: {told}).\n"
+        "It is no connection that is missing, so the same again will not help: what Kafka says is to be mended.",
+        name=name,
+    )
 
 
 def require_connection(bootstrap_servers: str, timeout_seconds: float) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import KafkaUnreachable
 from pipeline.instants import Beyond, of_milliseconds
-from pipeline.kafka_check import admin_client, known_topics, silent_client
+from pipeline.kafka_check import admin_client, failure, known_topics, silent_client, topic_ids
 from pipeline.kafka_login import is_translatable
 
 if TYPE_CHECKING:
@@ -23,12 +23,14 @@ __all__ = [
     "Partition",
     "Run",
     "behind",
-    "bounds",
     "can_be_asked",
     "committed",
     "held_by_kafka",
+    "ids",
     "record_times",
     "retentions",
+    "topic_settings",
+    "warnings",
 ]
 
 Partition = tuple[str, int]
@@ -44,14 +46,20 @@ _WORTH_A_SEEK = 2_000
 
 @dataclass(frozen=True)
 class Held:
-    """The offsets of committed records that a partition holds, half-open, and the newest of its records' timestamps.
+    """The offsets that a partition holds, half-open, and the newest of its records' timestamps.
 
+    Those from `stable` on stand behind a transaction that has not ended: nobody who reads committed records gets them yet.
     `newest_at` is None where it holds none, and of brokers before 3.0, which do not tell.
     """
 
     first: int
     end: int
     newest_at: datetime | None
+    stable: int | None = None
+
+    @property
+    def blocked(self) -> int:
+        return 0 if self.stable is None else self.end - self.stable
 
 
 def can_be_asked(options: Mapping[str, str]) -> bool:
@@ -62,21 +70,6 @@ def can_be_asked(options: Mapping[str, str]) -> bool:
 def behind(ends: Mapping[Partition, int], held: Mapping[Partition, Run]) -> int:
     """How many offsets Kafka holds that a reader who has come to these ends has not read."""
     return sum(max(0, end - max(ends.get(place, 0), first)) for place, (first, end) in held.items())
-
-
-def bounds(
-    bootstrap_servers: str,
-    topics: Sequence[str],
-    timeout_seconds: float = 10,
-    *,
-    options: Mapping[str, str] | None = None,
-) -> dict[Partition, Run]:
-    """The first offset that each partition of these topics still holds, and the one after its last; no entry for a topic that is gone.
-
-    Raises KafkaUnreachable.
-    """
-    held = held_by_kafka(bootstrap_servers, topics, timeout_seconds, options=options)
-    return {place: (one.first, one.end) for place, one in held.items()}
 
 
 def held_by_kafka(
@@ -101,22 +94,32 @@ def held_by_kafka(
         ]
         if not places:
             return {}
-        first, end, newest = (
+        first, stable, newest, end = (
             client.list_offsets(
                 dict.fromkeys(places, specification),
-                isolation_level=IsolationLevel.READ_COMMITTED,
+                isolation_level=isolation,
                 request_timeout=timeout_seconds,
             )
-            for specification in (which.earliest(), which.latest(), which.max_timestamp())
+            for specification, isolation in (
+                (which.earliest(), IsolationLevel.READ_COMMITTED),
+                (which.latest(), IsolationLevel.READ_COMMITTED),
+                (which.max_timestamp(), IsolationLevel.READ_COMMITTED),
+                (which.latest(), IsolationLevel.READ_UNCOMMITTED),
+            )
         )
         return {
             (place.topic, place.partition): Held(
-                first[place].result().offset, end[place].result().offset, _made_at(newest[place])
+                first[place].result().offset,
+                end[place].result().offset,
+                _made_at(newest[place]),
+                stable[place].result().offset,
             )
             for place in places
         }
     except KafkaException as error:
-        raise _unreachable(bootstrap_servers, error.args[0].str()) from error
+        raise failure(
+            bootstrap_servers, error.args[0], what=f"the offsets of {', '.join(topics)} are not told"
+        ) from error
 
 
 def retentions(
@@ -127,17 +130,64 @@ def retentions(
     options: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
     """`retention.ms` of each of these topics (-1: for ever); no entry where Kafka does not tell, or to us."""
+    told = topic_settings(bootstrap_servers, topics, timeout_seconds, options=options)
+    return {topic: int(found["retention.ms"]) for topic, found in told.items()}
+
+
+def warnings(settings: Mapping[str, Mapping[str, str]], held: Mapping[Partition, Held]) -> list[str]:
+    """What makes numbers wrong or late though nothing is refused, a sentence each that begins with its name (docs/runbook.md)."""
+    told = [
+        f"TopicCompacted: {topic} is compacted (cleanup.policy {found['cleanup.policy']}): Kafka removes all but the newest record "
+        "of a key, and what is removed before it is read is in no number. Set cleanup.policy=delete"
+        for topic, found in sorted(settings.items())
+        if "compact" in found["cleanup.policy"]
+    ]
+    return told + [
+        f"TransactionOpen: {topic}-{partition}: {one.blocked} records from offset {one.stable} on stand behind a transaction that "
+        "has not ended, and nobody reads them before it has. Is its producer at work? kafka-transactions find-hanging names it, "
+        "and abort ends it"
+        for (topic, partition), one in sorted(held.items())
+        if one.blocked
+    ]
+
+
+def topic_settings(
+    bootstrap_servers: str,
+    topics: Sequence[str],
+    timeout_seconds: float = 10,
+    *,
+    options: Mapping[str, str] | None = None,
+) -> dict[str, Mapping[str, str]]:
+    """What Kafka has set for each of these topics, by Kafka's names; no entry where it does not tell, or to us."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
     client = admin_client(bootstrap_servers, options)  # it takes its answers with it when it goes
     resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
     answers = client.describe_configs(resources, request_timeout=timeout_seconds)
-    found = {}
+    found: dict[str, Mapping[str, str]] = {}
     for resource, answer in answers.items():
         with suppress(KafkaException):
-            found[resource.name] = int(answer.result()["retention.ms"].value)
+            found[resource.name] = {name: str(entry.value) for name, entry in answer.result().items()}
     return found
+
+
+def ids(
+    bootstrap_servers: str,
+    topics: Sequence[str],
+    timeout_seconds: float = 10,
+    *,
+    options: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The id of each topic that is there. Raises KafkaUnreachable, KafkaRefused, KafkaFailed."""
+    from confluent_kafka import KafkaException
+
+    try:
+        return topic_ids(admin_client(bootstrap_servers, options), topics, timeout_seconds)
+    except KafkaException as error:
+        raise failure(
+            bootstrap_servers, error.args[0], what=f"the ids of {', '.join(topics)} are not told"
+        ) from error
 
 
 def record_times(
@@ -213,7 +263,9 @@ def _committed(
                 return
             if message.error().code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 continue  # no group is joined: the partition is assigned, and nothing is committed
-            raise _unreachable(bootstrap_servers, message.error().str())
+            raise failure(
+                bootstrap_servers, message.error(), what=f"{place[0]}-{place[1]} is not read at {position}"
+            )
         position = message.offset()
         while left and left[0][1] <= position:
             left.pop(0)
