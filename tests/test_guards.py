@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    ResourceType,
+)
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lake import at, order, rows_of, send
-from pipeline import ingest, serving, speed
+from pipeline import audit, catalog, ingest, plan, serving, speed, status
 from pipeline.devservices import kafka
 from pipeline.errors import (
     CheckpointDamaged,
@@ -28,7 +37,10 @@ from pipeline.errors import (
     RefusedToStart,
     TopicReplaced,
 )
+from pipeline.lag import observer
 from pipeline.settings import Settings
+from pipeline.sources import kafka_topics
+from pipeline.streaming import await_all, guarded
 from pipeline.tables import BATCH_LEDGER, RAW_EVENTS, checkpoint_path, table_path, view_path
 from pipeline.views import VIEWS
 
@@ -96,6 +108,109 @@ def test_offsets_that_expired_unread_are_refused_and_those_that_were_read_are_no
     assert (lost.topic, lost.partition) == (settings.kafka.topics.orders, 0)
     assert (lost.expected, lost.first, lost.end) == (4, 7, 9)
     assert count(spark, settings) == 4
+
+
+def test_a_partition_that_was_added_and_has_partly_expired_is_refused_before_spark_starts(
+    spark: SparkSession, settings: Settings
+) -> None:
+    send(settings, [order("o1")])
+    ingest.run(settings, once=True)
+    topic = settings.kafka.topics.orders
+    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
+    for future in admin.create_partitions([NewPartitions(topic, 3)]).values():
+        future.result(timeout=20)
+    send(settings, [order(f"o{i}", partition=2) for i in range(5)])
+    for future in admin.delete_records([TopicPartition(topic, 2, 3)]).values():
+        future.result(timeout=20)
+    (of_ingest,) = plan.look(settings, only=[ingest.QUERY]).queries
+    assert (of_ingest.verdict, of_ingest.error) == ("refused", "OffsetsLost")
+    with pytest.raises(OffsetsLost) as refused:
+        ingest.run(settings, once=True)
+    lost = refused.value
+    assert (lost.topic, lost.partition, lost.expected, lost.first, lost.end) == (topic, 2, 0, 3, 5)
+
+
+@contextmanager
+def ingesting(spark: SparkSession, settings: Settings) -> Iterator[Callable[[], None]]:
+    """A process that holds ingest; what it gives drains what is there, as the micro-batches of one that runs on would."""
+    topics = kafka_topics(settings, [*catalog.kinds(settings)])
+    tables, root = ingest.written_tables(settings), settings.lake.root
+
+    def drain() -> None:
+        with observer(spark, settings, "ingest", [ingest.QUERY]) as watcher:
+            running = [ingest.start_ingest(spark, settings, once=True)]
+            await_all(running, root=root, stop=threading.Event(), observer=watcher)
+
+    with guarded(spark, query=ingest.QUERY, root=root, tables=tables, topics=topics):
+        yield drain
+
+
+def test_a_topic_that_is_made_anew_while_a_query_runs_ends_it_before_it_reads_on(
+    spark: SparkSession, settings: Settings
+) -> None:
+    topic = settings.kafka.topics.orders
+    send(settings, [order(f"o{i}") for i in range(4)])
+    with ingesting(spark, settings) as drain:
+        drain()
+        kafka.delete_topics(settings.kafka.bootstrap_servers, [topic])
+        kafka.create_topics(settings.kafka.bootstrap_servers, {topic: 2})
+        send(settings, [order(f"new{i}") for i in range(10)])
+        with pytest.raises(TopicReplaced) as refused:
+            drain()
+    assert refused.value.topic == topic
+    assert count(spark, settings) == 4
+    report = audit.run(settings)
+    assert {(one.fault, one.topic, one.partition, one.count) for one in report.faults} == {
+        ("topic_replaced", topic, 0, 10),
+        ("topic_replaced", topic, 1, 0),
+    }
+    (standing,) = [one for one in status.look(settings).queries if one.query == ingest.QUERY]
+    assert "made anew" in (standing.problem or "")
+
+
+def test_what_expires_while_a_query_runs_is_told_as_a_start_would(
+    spark: SparkSession, settings: Settings
+) -> None:
+    send(settings, [order(f"o{i}") for i in range(4)])
+    with ingesting(spark, settings) as drain:
+        drain()
+        send(settings, [order(f"o{i}") for i in range(4, 9)])
+        drop_first_records(settings, before=7)
+        with pytest.raises(OffsetsLost) as refused:
+            drain()
+    assert (refused.value.expected, refused.value.first) == (4, 7)
+
+
+def test_a_compacted_topic_and_a_transaction_that_does_not_end_are_told_by_name(
+    spark: SparkSession, settings: Settings
+) -> None:
+    topic, servers = settings.kafka.topics.orders, settings.kafka.bootstrap_servers
+    send(settings, [order("o1")])
+    ingest.run(settings, once=True)
+    compacts = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[compacts])
+    (done,) = AdminClient({"bootstrap.servers": servers}).incremental_alter_configs([resource]).values()
+    done.result()
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic, "log_level": 0})
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.produce(topic, order("open").value, partition=0)
+    producer.flush()
+    try:
+        send(settings, [order(f"o{i}") for i in range(2, 5)])
+        of_status, of_plan, of_audit = status.look(settings), plan.look(settings), audit.run(settings)
+        for notes in (of_status.notes, of_plan.notes, of_audit.notes):
+            assert [note.partition(":")[0] for note in notes if note.startswith("T")] == [
+                "TopicCompacted",
+                "TransactionOpen",
+            ]
+            assert any("orders" in note and "4 records" in note for note in notes)
+        (standing,) = [one for one in of_status.queries if one.query == ingest.QUERY]
+        assert standing.lag_records == 4
+        assert [one.behind for one in of_audit.partitions if (one.topic, one.partition) == (topic, 0)] == [4]
+        assert not of_audit.faults
+    finally:
+        producer.abort_transaction()
 
 
 def test_a_table_that_was_restored_under_its_checkpoint_is_refused_until_it_is_brought_back(

@@ -5,19 +5,30 @@ Asked by the Java client that Spark brings, so that every login that Spark can d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
-from pipeline.errors import KafkaUnreachable
+from pipeline.errors import KafkaFailed, KafkaRefused, KafkaUnreachable, PipelineError, TopicMissing
 from pipeline.jvm import java_class
 
-__all__ = ["Topic", "Topics", "describe"]
+__all__ = ["Topic", "Topics", "asking", "describe"]
 
 _TIMEOUT_MS = 20_000
+_OF_CONNECTIONS = {
+    "ConfigException",  # no address of ours can be resolved: the others were checked before
+    "ConnectException",
+    "DisconnectException",
+    "NetworkException",
+    "NotControllerException",
+    "NotLeaderOrFollowerException",
+    "TimeoutException",
+    "UnknownHostException",
+}
 
 
 @dataclass(frozen=True)
@@ -38,29 +49,88 @@ class Topic:
 
 
 def describe(spark: SparkSession, topics: Topics) -> dict[str, Topic]:
-    """Each topic by its name. Raises KafkaUnreachable where the brokers do not tell."""
+    """Each topic by its name. Raises KafkaUnreachable where the brokers do not answer, TopicMissing, KafkaRefused, KafkaFailed."""
     if not topics.names:
         return {}
-    admin = java_class(spark, "org.apache.kafka.clients.admin.AdminClient").create(_properties(spark, topics))
-    try:
-        wanted = java_class(spark, "java.util.ArrayList")()
-        for name in topics.names:
-            wanted.add(name)
-        found = dict(admin.describeTopics(wanted).allTopicNames().get())
+    with _client(spark, topics) as admin:
+        found = _described(spark, admin, topics)
         ranges = _offsets(spark, admin, found)
-        return {
-            name: Topic(str(description.topicId().toString()), ranges[name])
-            for name, description in found.items()
-        }
+        return {name: Topic(_id(description), ranges[name]) for name, description in found.items()}
+
+
+@contextmanager
+def asking(spark: SparkSession, topics: Topics) -> Iterator[Callable[[], dict[str, str]]]:
+    """A function that asks for the id of each topic over one connection; it raises as `describe`."""
+    with _client(spark, topics) as admin:
+
+        def ids() -> dict[str, str]:
+            with _told(topics):
+                return {name: _id(one) for name, one in _described(spark, admin, topics).items()}
+
+        yield ids
+
+
+@contextmanager
+def _client(spark: SparkSession, topics: Topics) -> Iterator[Any]:
+    with _told(topics):
+        admin = java_class(spark, "org.apache.kafka.clients.admin.AdminClient").create(
+            _properties(spark, topics)
+        )
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+
+def _described(spark: SparkSession, admin: Any, topics: Topics) -> dict[str, Any]:
+    wanted = java_class(spark, "java.util.ArrayList")()
+    for name in topics.names:
+        wanted.add(name)
+    return dict(admin.describeTopics(wanted).allTopicNames().get())
+
+
+def _id(description: Any) -> str:
+    return str(description.topicId().toString())
+
+
+@contextmanager
+def _told(topics: Topics) -> Iterator[None]:
+    """What an error of Kafka's Java client means."""
+    try:
+        yield
     except Py4JJavaError as error:
-        reason = str(error.java_exception.getMessage())
-        raise KafkaUnreachable(
-            f"Kafka at {topics.bootstrap_servers} does not describe {', '.join(topics.names)}: {reason}.\n"
-            "The query must see that these are the topics it has read before. May its user describe them?",
-            bootstrap_servers=topics.bootstrap_servers,
-        ) from error
-    finally:
-        admin.close()
+        raise _meant(topics, error.java_exception) from error
+
+
+def _meant(topics: Topics, error: Any) -> PipelineError:
+    while error.getCause() is not None:
+        error = error.getCause()
+    name, reason = str(error.getClass().getSimpleName()), str(error.getMessage())
+    names, servers = ", ".join(topics.names), topics.bootstrap_servers
+    if name in ("UnknownTopicOrPartitionException", "UnknownTopicIdException"):
+        return TopicMissing(
+            f"Kafka at {servers} has not all of the topics {names}: {reason}\n"
+            "Create what is missing, or name another: --set kafka.topics.orders=NAME and so on.",
+            bootstrap_servers=servers,
+            topics=topics.names,
+        )
+    if name.endswith(("AuthorizationException", "AuthenticationException")):
+        return KafkaRefused(
+            f"Kafka at {servers} does not describe {names} to us: {reason}\n"
+            "The query must see that these are the topics it has read before; docs/security.md lists the rights of each job.",
+            bootstrap_servers=servers,
+        )
+    if name in _OF_CONNECTIONS or name.endswith("NotAvailableException"):
+        return KafkaUnreachable(
+            f"Kafka at {servers} does not describe {names}: {reason}\n"
+            "The query must see that these are the topics it has read before. Are its brokers up?",
+            bootstrap_servers=servers,
+        )
+    return KafkaFailed(
+        f"Kafka at {servers} does not describe {names}: {name}: {reason}\n"
+        "It is no connection that is missing, so the same again will not help: what Kafka says is to be mended.",
+        name=name,
+    )
 
 
 def _properties(spark: SparkSession, topics: Topics) -> Any:

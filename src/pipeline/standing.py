@@ -12,7 +12,7 @@ table, divided by the time since the first of them began.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,10 +21,10 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from pipeline import catalog, checkpoints, files, kafka_offsets, ledger, versions
+from pipeline import catalog, checkpoints, files, guards, kafka_offsets, ledger, versions
 from pipeline.checkpoints import MicroBatch
 from pipeline.delta_log import Commit, commit, commits, newest_version
-from pipeline.errors import CheckpointDamaged, ConfigurationError, KafkaUnreachable
+from pipeline.errors import CheckpointDamaged, ConfigurationError, DependencyError, KafkaFailed
 from pipeline.feeds import feed_of, newest_facts
 from pipeline.kafka_check import require_connection
 from pipeline.kafka_offsets import Address, Held, Partition
@@ -80,7 +80,8 @@ class Kafka:
     """What Kafka says of the topics, or in `silence` why it says nothing.
 
     `ends` is where each query that reads Kafka went on, read before Kafka was asked. `retention_ms` is Kafka's own setting,
-    -1 for ever; `times` are the timestamps of the first records not read yet.
+    -1 for ever; `times` are the timestamps of the first records not read yet, `ids` those of the topics. `warnings` are what makes
+    numbers wrong or late though nothing is refused.
     """
 
     ends: Mapping[str, Mapping[Partition, int]] = field(default_factory=dict)
@@ -88,6 +89,8 @@ class Kafka:
     retention_ms: Mapping[str, int] = field(default_factory=dict)
     times: Mapping[Address, datetime] = field(default_factory=dict)
     silence: str | None = None
+    ids: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,13 @@ def ask_kafka(spark: SparkSession | None, settings: Settings) -> Kafka:
             if max(ends.get(place, 0), one.first) < one.end
         }
         times = kafka_offsets.record_times(servers, unread, options=options) if unread else {}
-        retention_ms = kafka_offsets.retentions(servers, topics, _KAFKA_SECONDS, options=options)
-        return Kafka(all_ends, held, retention_ms, times)
-    except (KafkaUnreachable, ConfigurationError) as error:
+        told = kafka_offsets.topic_settings(servers, topics, _KAFKA_SECONDS, options=options)
+        retention_ms = {topic: int(found["retention.ms"]) for topic, found in told.items()}
+        ids = kafka_offsets.ids(servers, topics, _KAFKA_SECONDS, options=options)
+        return Kafka(
+            all_ends, held, retention_ms, times, ids=ids, warnings=kafka_offsets.warnings(told, held)
+        )
+    except (DependencyError, KafkaFailed, ConfigurationError) as error:
         return Kafka(silence=error.message.splitlines()[0])
 
 
@@ -309,8 +316,15 @@ def _lag(
         "expired_records": sum(
             max(0, held[place].first - end) for place, end in ends.items() if place in held
         ),
-        "problem": _shorter(ends, held),
+        "problem": _replaced(spark, checkpoint, kafka, ends) or _shorter(ends, held),
     }
+
+
+def _replaced(
+    spark: SparkSession | None, checkpoint: str, kafka: Kafka, ends: Mapping[Partition, int]
+) -> str | None:
+    found = guards.replaced_topics(spark, checkpoint=checkpoint, ids=kafka.ids) if ends else []
+    return f"{', '.join(found)} was made anew since its checkpoint began (TopicReplaced)." if found else None
 
 
 def _shorter(ends: Mapping[Partition, int], held: Mapping[Partition, Held]) -> str | None:

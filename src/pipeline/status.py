@@ -163,7 +163,7 @@ def look(settings: Settings) -> Report:
         views=views,
         tables=[_table(spark, name, path, size) for name, (path, size) in sizes.items()],
         shares=[*log.dead_shares(spark), *log.late_shares(spark, live)],
-        notes=[*log.notes, *_ahead_of_the_clock(newest, stand, views, now)],
+        notes=[*kafka.warnings, *log.notes, *_ahead_of_the_clock(newest, stand, views, now)],
     )
 
 

@@ -6,13 +6,22 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import guards
-from pipeline.errors import DiskFull, PipelineError, UnreadableRecord
+from pipeline.errors import (
+    DependencyError,
+    DiskFull,
+    KafkaFailed,
+    PipelineError,
+    RefusedToStart,
+    UnreadableRecord,
+)
 from pipeline.kafka_topics import Topics
 from pipeline.observe import Observer, observing
 from pipeline.sinks import Transaction
@@ -27,6 +36,18 @@ BatchWriter = Callable[[DataFrame, Transaction], None]
 
 _refusals: dict[str, PipelineError] = {}
 """What a batch of a query, by its name, has refused: Spark hands it on as text only."""
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """`in_batch` is asked before and after a batch writes, `after_failure` why Spark has failed; both raise what they refuse."""
+
+    in_batch: Callable[[], None]
+    after_failure: Callable[[], object]
+
+
+_guards: dict[str, _Guard] = {}
+"""Of the queries that this process holds and that read Kafka, by name."""
 
 
 class QueryFailed(PipelineError):
@@ -76,7 +97,12 @@ def start(
         generation = batch.sparkSession.sparkContext.getLocalProperty("sql.streaming.queryId") or ""
         try:
             guards.require_space(root, query=query, min_free_mebibytes=min_free_mebibytes)
+            guard = _guards.get(query)
+            if guard is not None:
+                guard.in_batch()
             write(batch, Transaction(query, generation, batch_id, newest_by_table))
+            if guard is not None:
+                guard.in_batch()
             note()
             end_if_asked(query)
         except PipelineError as refusal:
@@ -106,10 +132,20 @@ def guarded(
     hold(spark, root, query)
     try:
         guards.check_tables(spark, query=query, checkpoint=checkpoint, root=root, tables=tables)
-        if topics is not None:
-            guards.check_sources(spark, query=query, checkpoint=checkpoint, topics=topics)
-        yield
+        with ExitStack() as looking:
+            if topics is not None:
+                look = partial(
+                    guards.compared_sources, spark, query=query, checkpoint=checkpoint, topics=topics
+                )
+                # Before the check, so that no topic is made anew between what it sees and what is known.
+                same = looking.enter_context(
+                    guards.same_topics(spark, query=query, checkpoint=checkpoint, topics=topics)
+                )
+                guards.check_sources(spark, query=query, checkpoint=checkpoint, topics=topics)
+                _guards[query] = _Guard(same, look)
+            yield
     finally:
+        _guards.pop(query, None)
         let_go(spark, root, query)
 
 
@@ -178,10 +214,24 @@ def _failure(query: StreamingQuery, root: str) -> PipelineError:
     if refusal is not None:
         return refusal
     trace = str(error)
-    named = _unreadable_record(query.name, trace) or _disk_full(query.name, trace, root)
+    named = (
+        _unreadable_record(query.name, trace)
+        or _disk_full(query.name, trace, root)
+        or _refused_since(query.name)
+    )
     failure = named or QueryFailed(f"query {query.name} failed: {_cause(trace)}", query=query.name)
     failure.__cause__ = error
     return failure
+
+
+def _refused_since(query: str) -> PipelineError | None:
+    """What a start would refuse now: Spark says of a topic that is another one, or has forgotten records, what each reader saw."""
+    try:
+        if query in _guards:
+            _guards[query].after_failure()
+    except (RefusedToStart, DependencyError, KafkaFailed) as refusal:
+        return refusal
+    return None
 
 
 def _unreadable_record(query: str, trace: str) -> UnreadableRecord | None:

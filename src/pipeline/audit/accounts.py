@@ -28,6 +28,7 @@ _FAULTS = {
     "repair_missing": "repaired, but the table of events does not have them",
     "unasked": "raw_events has them, and they lie before the first offset that was delivered",
     "never_read": "Kafka held or holds them, and they were never delivered",
+    "topic_replaced": "the topic was made anew since ingest began with it: Kafka holds records of another one",
     "kafka_is_shorter": "delivered, but Kafka's partition ends before: the topic was made anew, or has lost records",
     "not_counted": "read by the query, and neither counted nor in late_events",
     "wrongly_late": "in late_events, and the query counted them, or never had to read them",

@@ -11,13 +11,13 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import catalog, kafka_offsets, ledger
+from pipeline import catalog, guards, kafka_offsets, ledger
 from pipeline.audit.accounts import Account, Fault, fault_at
 from pipeline.audit.runs import length, runs_of, without
 from pipeline.audit.spans import MOST_ROWS, Span, as_table
 from pipeline.contracts import RECORD_IDENTITY, TEXT_LINES
 from pipeline.delta_log import newest_version
-from pipeline.errors import KafkaUnreachable
+from pipeline.errors import DependencyError, KafkaFailed
 from pipeline.evidence import Evidence, identified_events
 from pipeline.kafka_offsets import Partition, Run
 from pipeline.settings import Settings
@@ -31,6 +31,7 @@ from pipeline.tables import (
     REPAIRS,
     SCHEMAS,
     SKIPPED_RECORDS,
+    checkpoint_path,
     table_path,
 )
 from pipeline.transforms.decode import is_accepted_text
@@ -43,20 +44,34 @@ _MARKS = ("raw", "tombstone", "accepted", "dead", "repaired", "discarded")
 
 @dataclass
 class Kafka:
-    """What Kafka says, or why it says nothing."""
+    """What Kafka says, or why it says nothing. `bounds` are of the topics that ingest has read, `replaced` of others of their name."""
 
     bounds: Mapping[Partition, Run] = field(default_factory=dict)
     silence: str | None = None
+    replaced: Mapping[Partition, Run] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
-def ask_bounds(settings: Settings) -> Kafka:
+def ask_bounds(spark: SparkSession, settings: Settings) -> Kafka:
     options = kafka_options(settings)
     if not kafka_offsets.can_be_asked(options):
         return Kafka(silence="Kafka was not asked: its clients need a login that only Spark's reader has.")
     try:
         topics = [*kind_of_topic(settings)]
-        return Kafka(kafka_offsets.bounds(settings.kafka.bootstrap_servers, topics, options=options))
-    except KafkaUnreachable as error:
+        servers = settings.kafka.bootstrap_servers
+        held = kafka_offsets.held_by_kafka(servers, topics, options=options)
+        told = kafka_offsets.topic_settings(servers, topics, options=options)
+        checkpoint = checkpoint_path(settings.lake.root, ledger.INGEST)
+        replaced = guards.replaced_topics(
+            spark, checkpoint=checkpoint, ids=kafka_offsets.ids(servers, topics, options=options)
+        )
+        runs = {place: (one.first, one.end) for place, one in held.items()}
+        return Kafka(
+            bounds={place: run for place, run in runs.items() if place[0] not in replaced},
+            replaced={place: run for place, run in runs.items() if place[0] in replaced},
+            warnings=kafka_offsets.warnings(told, held),
+        )
+    except (DependencyError, KafkaFailed) as error:
         return Kafka(silence=f"Kafka was not asked: {error.message}")
 
 
@@ -295,7 +310,10 @@ def _told_apart(
 
 def _against_kafka(spans: Mapping[Partition, Run], kafka: Kafka) -> list[Fault]:
     """What was delivered against what Kafka holds; offsets that it no longer holds are fine where they were delivered."""
-    faults = []
+    faults = [
+        fault_at("topic_replaced", ledger.INGEST, place, [run] if run[0] < run[1] else [])
+        for place, run in sorted(kafka.replaced.items())
+    ]
     for place, (begin, kafka_end) in kafka.bounds.items():
         if place not in spans:
             continue

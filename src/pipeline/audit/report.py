@@ -28,7 +28,7 @@ def run(settings: Settings) -> Report:
         found = evidence.collect(spark, settings)
         if found.scopes:
             evidence.enter_late_events(spark, settings, found)
-        kafka = ask_bounds(settings)
+        kafka = ask_bounds(spark, settings)
         read = [*ingested, *query_spans(spark, settings, found)]
         faults = ledger_faults(spark, found, read)
 
@@ -47,5 +47,5 @@ def run(settings: Settings) -> Report:
         offsets.partitions,
         queries.queries,
         [*faults, *offsets.faults, *queries.faults],
-        notes=[kafka.silence] if kafka.silence else [],
+        notes=[*kafka.warnings, *([kafka.silence] if kafka.silence else [])],
     )

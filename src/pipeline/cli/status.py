@@ -26,6 +26,7 @@ _EVERY_SECONDS = 5.0
 _LONG_BATCH_SECONDS = 60.0
 _MUCH_OF_RETENTION = 0.5
 _MANY = 10_000_000
+_WARNINGS = ("TopicCompacted", "TransactionOpen")
 _UNITS = ((86_400 * 2, 86_400, "d"), (3_600 * 2, 3_600, "h"), (60 * 2, 60, "min"), (0, 1, "s"))
 
 
@@ -249,7 +250,8 @@ def _notes(report: Report) -> Iterator[tuple[str, str, str]]:
         if one.waits_for:
             yield "·", "yellow", f"{name} waits for {_waiting(one)}"
     for note in report.notes:
-        yield "·", "dim", f"{note}."
+        mark, style = ("!", "yellow") if note.startswith(_WARNINGS) else ("·", "dim")
+        yield mark, style, f"{note}."
 
 
 def _waiting(one: Standing) -> str:

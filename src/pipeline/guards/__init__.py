@@ -11,7 +11,7 @@ from pipeline.guards.notes import Comparison, Difference, note_rules, noted_rule
 from pipeline.guards.plans import check_plan, check_precedence, compared_plan, noted_store
 from pipeline.guards.space import require_space
 from pipeline.guards.tables import check_columns, check_tables, compared_columns, table_notes
-from pipeline.guards.topics import check_sources, compared_sources
+from pipeline.guards.topics import check_sources, compared_sources, replaced_topics, same_topics
 
 __all__ = [
     "Comparison",
@@ -27,6 +27,8 @@ __all__ = [
     "note_rules",
     "noted_rules",
     "noted_store",
+    "replaced_topics",
     "require_space",
+    "same_topics",
     "table_notes",
 ]

@@ -1,15 +1,19 @@
-"""That a query's topics are those its checkpoint has read, and still hold what comes next."""
+"""That a query's topics are those its checkpoint has read, and still hold what comes next; also while it runs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
 from pyspark.sql import SparkSession
 
-from pipeline import checkpoints
-from pipeline.errors import OffsetsLost, TopicReplaced
+from pipeline import checkpoints, files
+from pipeline.errors import DependencyError, KafkaFailed, OffsetsLost, TopicReplaced
 from pipeline.guards.notes import Comparison, anew, keep_note, known_note, listed, plan_changed
-from pipeline.kafka_topics import Topic, Topics, describe
+from pipeline.kafka_topics import Topic, Topics, asking, describe
 
-__all__ = ["check_sources", "compared_sources"]
+__all__ = ["check_sources", "compared_sources", "replaced_topics", "same_topics"]
 
 
 def check_sources(spark: SparkSession, *, query: str, checkpoint: str, topics: Topics) -> None:
@@ -43,9 +47,50 @@ def compared_sources(spark: SparkSession, *, query: str, checkpoint: str, topics
     for name, topic_id in known.items():
         if ids[name] != topic_id:
             raise _topic_replaced(query, checkpoint, name)
-    for name, partition, offset in checkpoints.next_offsets(spark, checkpoint):
+    places = {
+        (name, partition): offset for name, partition, offset in checkpoints.next_offsets(spark, checkpoint)
+    }
+    if places:  # what has come in addition is to be read whole: Spark begins it at 0, and at nothing else
+        places = {(name, part): 0 for name, topic in now.items() for part in topic.offsets} | places
+    for (name, partition), offset in sorted(places.items()):
         _require_offset(query, checkpoint, name, partition, offset, now.get(name))
     return Comparison(allowed=differences if then is not None and known != ids else (), note=ids)
+
+
+@contextmanager
+def same_topics(
+    spark: SparkSession, *, query: str, checkpoint: str, topics: Topics
+) -> Iterator[Callable[[], None]]:
+    """A function to call before and after each batch is written: it raises TopicReplaced where a topic has been made anew since now.
+
+    What Spark has planned to read is of the topic that is there then, or older. A broker that does not tell is Spark's to judge.
+    """
+    if not topics.names:
+        yield lambda: None
+        return
+    with asking(spark, topics) as ids:
+        known = ids()
+
+        def look() -> None:
+            try:
+                now = ids()
+            except (DependencyError, KafkaFailed):
+                return
+            for name, topic_id in known.items():
+                if now[name] != topic_id:
+                    raise _topic_replaced(query, checkpoint, name)
+
+        yield look
+
+
+def replaced_topics(spark: SparkSession | None, *, checkpoint: str, ids: Mapping[str, str]) -> list[str]:
+    """Which of the topics with these ids are not those that the checkpoint has read; none where that was not noted."""
+    text = files.read_text(spark, f"{checkpoint}/pipeline/sources.json")
+    try:
+        known = dict(json.loads(text or "{}"))
+    except ValueError:  # the start says so
+        return []
+    return sorted(name for name, topic_id in ids.items() if known.get(name, topic_id) != topic_id)
 
 
 def _require_offset(

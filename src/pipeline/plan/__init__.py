@@ -49,7 +49,7 @@ def look(settings: Settings, *, only: Sequence[str] = ()) -> Report:
     spark = session(settings)
     chosen = [query for query in queries(spark, settings) if not only or query.name in only]
     plans = [of_query(spark, settings, query) for query in chosen]
-    behind = catch_ups(spark, settings, chosen)
+    behind, warnings = catch_ups(spark, settings, chosen)
     of_ingest = next((plan for plan in plans if plan.query == ledger.INGEST), None)
     contract = None
     if of_ingest is not None:
@@ -59,7 +59,7 @@ def look(settings: Settings, *, only: Sequence[str] = ()) -> Report:
         catch_ups=[behind[plan.query] for plan in plans],
         tables=[table for query in chosen for table in of_tables(spark, settings, query)],
         contract=contract,
-        notes=[*_notes(spark, settings, plans, behind), *_left_behind(spark, settings)],
+        notes=[*warnings, *_notes(spark, settings, plans, behind), *_left_behind(spark, settings)],
     )
 
 

@@ -11,7 +11,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline import checkpoints, guards, ingest, speed, versions
-from pipeline.errors import DefinitionChanged, DependencyError, PipelineError, RefusedToStart
+from pipeline.errors import (
+    DefinitionChanged,
+    DependencyError,
+    KafkaFailed,
+    PipelineError,
+    RefusedToStart,
+)
 from pipeline.guards import Comparison, Difference
 from pipeline.kafka_check import require_topics
 from pipeline.settings import Settings
@@ -76,7 +82,7 @@ def of_query(spark: SparkSession, settings: Settings, query: Query) -> QueryPlan
         for comparison in _comparisons(spark, settings, query, checkpoint):
             found.append(comparison)
         has_begun = checkpoints.last_batch(spark, checkpoint) is not None
-    except (RefusedToStart, DependencyError) as error:
+    except (RefusedToStart, DependencyError, KafkaFailed) as error:
         refusal = error
     except PySparkException as error:  # its source is not there, or its definition does not fit it
         refusal = RefusedToStart(f"query {query.name} cannot be built: {str(error).splitlines()[0]}")

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from pipeline import catalog, checkpoints
 from pipeline.delta_log import newest_version
-from pipeline.errors import CheckpointDamaged, KafkaUnreachable
+from pipeline.errors import CheckpointDamaged, DependencyError, KafkaFailed
 from pipeline.kafka_offsets import Held, can_be_asked
 from pipeline.kafka_topics import describe
 from pipeline.observe import observed
@@ -54,8 +54,10 @@ class CatchUp:
         )
 
 
-def catch_ups(spark: SparkSession, settings: Settings, queries: Sequence[Query]) -> dict[str, CatchUp]:
-    """By the query's name."""
+def catch_ups(
+    spark: SparkSession, settings: Settings, queries: Sequence[Query]
+) -> tuple[dict[str, CatchUp], Sequence[str]]:
+    """By the query's name; and what Kafka's topics are warned of."""
     kafka, now = _kafka(spark, settings, queries), datetime.now(timezone.utc)
     running = running_queries(settings.lake.root, spark=spark)
     paces = _paces(spark, settings, queries)
@@ -72,7 +74,7 @@ def catch_ups(spark: SparkSession, settings: Settings, queries: Sequence[Query])
             most_records=most.max_offsets_per_trigger,
             is_held=known.expired_records == 0 if is_told else None,
         )
-    return found
+    return found, kafka.warnings
 
 
 def _catch_up(known: Standing, *, pace: float | None, most_records: int, is_held: bool | None) -> CatchUp:
@@ -100,7 +102,7 @@ def _kafka(spark: SparkSession, settings: Settings, queries: Sequence[Query]) ->
         for query in queries:
             offsets = checkpoints.next_offsets(spark, checkpoint_path(settings.lake.root, query.name))
             ends[query.name] = {(topic, partition): offset for topic, partition, offset in offsets}
-    except (KafkaUnreachable, CheckpointDamaged):
+    except (DependencyError, KafkaFailed, CheckpointDamaged):
         return told
     held = {
         (name, partition): Held(first, end, None)
