@@ -6,11 +6,14 @@ import shutil
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from pipeline.local_lake import DuckDb
+from pipeline.errors import LakeUnreachable, UsageError
+from pipeline.local_lake import DuckDb, failure
+from pipeline.reading import LocalTables
 from pipeline.served import Table
 
 
@@ -36,3 +39,26 @@ def test_a_lake_that_was_made_anew_is_not_answered_from_the_one_before(tmp_path:
     assert told(1) == [(1,)]
     shutil.rmtree(path)
     assert told(2) == [(2,)]
+
+
+def test_a_file_that_is_gone_is_not_said_of_the_question(tmp_path: Path) -> None:
+    write_deltalake(str(tmp_path), pa.table({"money": [1]}))
+    lake = DuckDb()
+    name = lake.relation(Table(str(tmp_path), 0))
+    for file in tmp_path.glob("*.parquet"):
+        file.unlink()
+    with pytest.raises((duckdb.Error, OSError)) as gone:
+        [*lake.rows(f"SELECT money FROM {name}")]
+    assert isinstance(failure(gone.value, str(tmp_path)), LakeUnreachable)
+    with pytest.raises(duckdb.Error) as wrong:
+        [*lake.rows(f"SELECT no_such_column FROM {name}")]
+    assert isinstance(failure(wrong.value, str(tmp_path)), UsageError)
+
+
+def test_a_log_that_is_damaged_is_told_with_its_table(tmp_path: Path) -> None:
+    write_deltalake(str(tmp_path), pa.table({"money": [1]}))
+    (tmp_path / "_delta_log" / f"{0:020d}.json").write_text("no json")
+    for ask in (LocalTables().size, lambda path: DuckDb().relation(Table(path, 0))):
+        with pytest.raises(LakeUnreachable) as refused:
+            ask(str(tmp_path))
+        assert refused.value.root == str(tmp_path)

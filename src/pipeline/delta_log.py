@@ -12,27 +12,33 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from pipeline import files
+from pipeline.errors import LakeUnreachable
 from pipeline.instants import of_milliseconds
 from pipeline.jvm import java_class
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable as LocalTable
 
 __all__ = [
     "Commit",
     "append_as",
     "commit",
     "commits",
+    "local_table",
     "newest_transaction",
     "newest_version",
     "oldest_added",
     "table_id",
     "table_schema",
     "transactions",
+    "unreadable",
     "version_at",
     "version_of_batch",
 ]
@@ -62,6 +68,31 @@ def newest_version(spark: SparkSession | None, path: str) -> int | None:
     if not DeltaTable.isDeltaTable(spark, path):
         return None
     return int(_newest_snapshot(spark, path).version())
+
+
+def local_table(path: str, version: int | None = None) -> LocalTable:
+    """The table of this machine as delta-rs opens it, at its newest version by default.
+
+    Raises deltalake's TableNotFoundError where there is none, LakeUnreachable where it cannot be read.
+    """
+    import deltalake
+
+    try:
+        return deltalake.DeltaTable(path, version=version)
+    except deltalake.exceptions.TableNotFoundError:
+        raise
+    except (deltalake.exceptions.DeltaError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: str, error: Exception) -> LakeUnreachable:
+    """What an error means that is about files, not about what was asked of them."""
+    return LakeUnreachable(
+        f"The table {path} cannot be read: {str(error).strip().splitlines()[0]}.\n"
+        "Are its files there (maintenance removes those of old versions while a long answer reads them: ask again), and may this "
+        "user read them? `pipeline audit` says whether the log is whole.",
+        root=path,
+    )
 
 
 def table_id(spark: SparkSession, path: str) -> str | None:

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
-from deltalake import DeltaTable
 from pyarrow.dataset import Dataset, FileSystemDataset, ParquetReadOptions
 
+from pipeline.delta_log import local_table, unreadable
+from pipeline.errors import PipelineError, UsageError
 from pipeline.instants import of_microseconds
 from pipeline.served import Table
 from pipeline.tables import local_path
 
-__all__ = ["DuckDb", "Row"]
+__all__ = ["DuckDb", "Row", "failure"]
 
 Row = tuple[Any, ...]
 
@@ -67,6 +68,18 @@ class DuckDb:
             yield from zip(*map(_values, batch.columns), strict=True)
 
 
+def failure(error: duckdb.Error | OSError, root: str) -> PipelineError:
+    """What an error of DuckDB means, over tables below `root`: what was asked is wrong, or its files cannot be read."""
+    told = str(error)
+    if isinstance(error, (OSError, duckdb.IOException)) or ".parquet" in told:
+        return unreadable(root, error)
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UsageError(
+            "this takes more memory than there is. Ask for less: a condition, a limit, or another layer."
+        )
+    return UsageError(f"the view cannot be asked that: {told.splitlines()[0]}")
+
+
 def _file(table: Table) -> tuple[int, int] | None:
     folder = local_path(table.path)
     assert folder is not None
@@ -84,7 +97,7 @@ def _dataset(opened: _Opened) -> Dataset:
     deltalake 1.6.6 takes those of decimals as doubles, and a filter would pass over files that hold what it asks for. Parquet has
     statistics of its own.
     """
-    table = DeltaTable(opened.path, version=opened.version)
+    table = local_table(opened.path, version=opened.version)
     rows = table.to_pyarrow_dataset(parquet_read_options=_INT96)
     if table.metadata().partition_columns or not isinstance(rows, FileSystemDataset):
         return rows

@@ -13,7 +13,7 @@ import duckdb
 
 from pipeline import catalog, serving
 from pipeline.errors import UsageError
-from pipeline.local_lake import DuckDb, Row
+from pipeline.local_lake import DuckDb, Row, failure
 from pipeline.served import Layer, columns_of, layer_sql
 from pipeline.settings import Settings
 from pipeline.tables import local_path
@@ -36,7 +36,7 @@ def query(
 
     With `as_of` all tables and the horizon are taken as they were then.
 
-    Raises UsageError where the condition or a column is wrong, RefusedToStart where the layer has no table yet.
+    Raises UsageError where the condition or a column is wrong, LakeUnreachable where a table cannot be read, RefusedToStart where the layer has no table yet.
     """
     asked = catalog.views(settings)[view]
     columns = columns_of(asked, layer)
@@ -81,14 +81,14 @@ def _by_duckdb(
 ) -> Iterator[Row]:
     asked = DuckDb()
     sql = layer_sql(view, layer, serving.states(None, settings, view, as_of=as_of), asked.relation)
-    return _rows(asked, f"SELECT * FROM ({sql}) AS answer {tail}")
+    return _rows(asked, f"SELECT * FROM ({sql}) AS answer {tail}", settings.lake.root)
 
 
-def _rows(asked: DuckDb, sql: str) -> Iterator[Row]:
+def _rows(asked: DuckDb, sql: str, root: str) -> Iterator[Row]:
     try:
         yield from asked.rows(sql)
-    except duckdb.Error as error:
-        raise UsageError(f"the view cannot be asked that: {str(error).splitlines()[0]}") from error
+    except (duckdb.Error, OSError) as error:
+        raise failure(error, root) from error
 
 
 def _by_spark(

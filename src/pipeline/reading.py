@@ -15,7 +15,7 @@ from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import TableNotFoundError
 from pyspark.sql import SparkSession
 
-from pipeline.delta_log import newest_version
+from pipeline.delta_log import local_table, newest_version
 from pipeline.errors import RefusedToStart, UsageError
 from pipeline.instants import in_utc, of_microseconds
 from pipeline.tables import local_path
@@ -94,7 +94,7 @@ class LocalTables:
     def _open(self, path: str) -> DeltaTable | None:
         if path not in self._opened:
             try:
-                self._opened[path] = DeltaTable(path)
+                self._opened[path] = local_table(path)
             except TableNotFoundError:
                 self._opened[path] = None
         return self._opened[path]

@@ -14,7 +14,7 @@ import duckdb
 
 from pipeline import serving
 from pipeline.delta_log import commit
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import LakeUnreachable, PipelineError, UsageError
 from pipeline.local_lake import DuckDb, Row
 from pipeline.published import published
 from pipeline.served import State, Table, columns_of, layer_sql, needed_views
@@ -77,7 +77,7 @@ class Answers:
                 raise TooLong(
                     f"this takes longer than {seconds} s (serve.timeout_seconds). Ask for less: a key, a range of time."
                 ) from error
-            except OSError as error:
+            except (OSError, LakeUnreachable) as error:
                 raise _expired(question) from error
             except duckdb.Error as error:
                 if ".parquet" in str(error):  # what is said of a file is not said of the question
