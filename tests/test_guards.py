@@ -189,7 +189,8 @@ def test_a_compacted_topic_and_a_transaction_that_does_not_end_are_told_by_name(
     ingest.run(settings, once=True)
     compacts = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[compacts])
-    (done,) = AdminClient({"bootstrap.servers": servers}).incremental_alter_configs([resource]).values()
+    admin = AdminClient({"bootstrap.servers": servers})  # it takes its answers with it when it goes
+    (done,) = admin.incremental_alter_configs([resource]).values()
     done.result()
     producer = Producer({"bootstrap.servers": servers, "transactional.id": topic, "log_level": 0})
     producer.init_transactions()

@@ -25,6 +25,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from pipeline.devservices.kafka import MAX_MESSAGE_BYTES, create_topics
 from pipeline.devservices.malformed import MALFORMED_ORDERS, MALFORMED_PRODUCTS, NOT_UTF8, Malformed
 from pipeline.errors import KafkaUnreachable
+from pipeline.kafka_check import failure
 
 __all__ = ["PARTITIONS", "Record", "Summary", "Topics", "generate", "records"]
 
@@ -395,11 +396,11 @@ def _send(
     login: Mapping[str, Any],
     progress: Callable[[int], None] | None,
 ) -> Summary:
-    failures: list[str] = []
+    failures: list[KafkaError] = []
 
     def note_failure(error: KafkaError | None, _: Message) -> None:
         if error is not None:
-            failures.append(error.str())
+            failures.append(error)
 
     producer = Producer(
         {
@@ -429,9 +430,11 @@ def _send(
                 progress(number)
     missing = producer.flush(30)
     if missing or failures:
+        count = missing + len(failures)
+        if failures:
+            raise failure(bootstrap, failures[0], what=f"{count} of the generated records are not taken")
         raise KafkaUnreachable(
-            f"Kafka at {bootstrap} did not take {missing + len(failures)} of the generated records: "
-            f"{failures[0] if failures else 'no answer within 30 s'}.",
+            f"Kafka at {bootstrap} did not take {count} of the generated records: no answer within 30 s.",
             bootstrap_servers=bootstrap,
         )
     if progress is not None:

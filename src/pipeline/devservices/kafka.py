@@ -27,6 +27,7 @@ from pipeline.devservices.ports import HOST, claim_port
 from pipeline.errors import KafkaUnreachable, SetupError
 from pipeline.jars import broker_jars
 from pipeline.java import require_java
+from pipeline.kafka_check import failure
 
 __all__ = ["Broker", "broker", "create_topics", "delete_topics", "running", "start", "stop"]
 
@@ -211,10 +212,7 @@ def _settle(futures: Mapping[str, object], bootstrap: str, *, ignoring: int) -> 
             future.result(timeout=ADMIN_TIMEOUT_SECONDS)  # type: ignore[attr-defined]
         except KafkaException as error:
             if error.args[0].code() != ignoring:
-                raise KafkaUnreachable(
-                    f"Kafka at {bootstrap} refuses to change the topic {name}: {error.args[0].str()}.",
-                    bootstrap_servers=bootstrap,
-                ) from error
+                raise failure(bootstrap, error.args[0], what=f"the topic {name} is not changed") from error
 
 
 def _state_file(home: Path) -> Path:
