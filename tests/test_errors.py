@@ -26,6 +26,7 @@ from pipeline import errors
         (errors.DependencyError, 3),
         (errors.KafkaUnreachable, 3),
         (errors.KafkaRefused, 3),
+        (errors.PostgresRefused, 1),
         (errors.PostgresUnreachable, 3),
         (errors.NotDelivered, 3),
         (errors.TopicMissing, 3),

@@ -19,7 +19,13 @@ from lake import rows_of
 from pipeline import cli, etl, postgres_source, warehouse
 from pipeline.delta_log import newest_version
 from pipeline.devservices import postgres
-from pipeline.errors import AlreadyRunning, PostgresUnreachable, RefusedToStart, SourceMismatch
+from pipeline.errors import (
+    AlreadyRunning,
+    PostgresRefused,
+    PostgresUnreachable,
+    RefusedToStart,
+    SourceMismatch,
+)
 from pipeline.failpoints import POINTS, watched
 from pipeline.settings import Settings
 from pipeline.shop import FACT_ORDERS, SCHEMAS
@@ -266,6 +272,113 @@ def test_fifty_transactions_open_for_longer_than_the_overlap_and_two_runs(
     check_tables(spark, settings, dead=set())
 
 
+PARTITIONED = """
+CREATE SCHEMA parted;
+CREATE TABLE parted.orders (LIKE public.orders, PRIMARY KEY (order_id, created_at)) PARTITION BY RANGE (created_at);
+CREATE TABLE parted.old PARTITION OF parted.orders FOR VALUES FROM (MINVALUE) TO ('2026-01-01');
+CREATE TABLE parted.new PARTITION OF parted.orders FOR VALUES FROM ('2026-01-01') TO (MAXVALUE);
+CREATE TABLE parted.customers (LIKE public.customers);
+CREATE TABLE parted.products (LIKE public.products);
+INSERT INTO parted.customers (customer_id, region, updated_at) VALUES
+    ('c1', 'east', '2026-01-01'), ('c1', 'west', '2026-01-02');
+INSERT INTO parted.orders VALUES
+    ('o1', 'c1', 'p1', 10, 4, 'completed', '2025-12-31', '2025-12-31'),
+    ('o1', 'c1', 'p1', 20, 4, 'completed', '2026-01-02', '2026-01-02'),
+    ('tie', 'c1', 'p1', 10, 4, 'completed', '2025-12-31', '2026-01-02'),
+    ('tie', 'c1', 'p1', 20, 4, 'completed', '2026-01-02', '2026-01-02');
+"""
+
+
+def test_of_two_rows_with_one_key_the_later_counts_over_runs(spark: SparkSession, settings: Settings) -> None:
+    settings = replace(settings, postgres=replace(settings.postgres, source_schema="parted"))
+    source = settings.postgres.source_url
+    execute(source, PARTITIONED)
+
+    def check(total: int, *, letters: int) -> None:
+        found = {fact[0]: (fact[2], fact[9]) for fact in in_warehouse(settings, "fact_orders")}
+        assert found == {"o1": (total, "west"), "tie": (20, "west")}
+        assert dict(in_lake(spark, settings, "fact_orders", "order_id", "total")) == {"o1": total, "tie": 20}
+        assert len(in_lake(spark, settings, ETL_DEAD_LETTERS)) == letters
+
+    etl.run(settings)
+    check(20, letters=3)
+    etl.run(settings)
+    check(20, letters=3)
+    execute(
+        source,
+        "UPDATE parted.old SET status = status",
+        "UPDATE parted.customers SET region = region WHERE region = 'east'",
+    )
+    etl.run(settings)
+    check(20, letters=3)
+    execute(
+        source,
+        "DELETE FROM parted.new WHERE order_id = 'o1'",
+        "UPDATE parted.old SET total = 5 WHERE order_id = 'o1'",
+    )
+    etl.run(settings)
+    check(20, letters=4)
+    execute(source, "UPDATE parted.old SET updated_at = '2026-01-03' WHERE order_id = 'o1'")
+    etl.run(settings)
+    check(5, letters=4)
+
+
+def test_times_at_the_ends_of_what_postgres_holds(spark: SparkSession, settings: Settings) -> None:
+    held = ["0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"]
+    dead = ["infinity", "-infinity", "0044-03-15 00:00:00+00 BC", "10000-01-01 00:00:00+00"]
+    with psycopg.connect(settings.postgres.source_url) as connection:
+        for time in held + dead:
+            insert(connection, "orders", order(f"made {time}", created_at=time, updated_at=held[0]))
+            insert(connection, "customers", customer(f"changed {time}", updated_at=time))
+    for _ in range(2):
+        etl.run(settings)
+    facts = rows(
+        settings.postgres.warehouse_url, "SELECT order_id, created_at::text FROM fact_orders ORDER BY 1"
+    )
+    assert facts == [(f"made {time}", time) for time in held]
+    found = spark.read.format("delta").load(table_path(settings.lake.root, "fact_orders"))
+    years = found.selectExpr("order_id", "year(created_at)", "year(order_date)").collect()
+    assert sorted(tuple(row) for row in years) == [(f"made {held[0]}", 1, 1), (f"made {held[1]}", 9999, 9999)]
+    keys = {key for (key,) in in_lake(spark, settings, ETL_DEAD_LETTERS, "key")}
+    assert keys == {f"{what} {time}" for what in ("made", "changed") for time in dead}
+
+
+def test_a_fact_that_the_warehouse_refuses_is_a_dead_letter_and_the_others_are_loaded(
+    spark: SparkSession, settings: Settings
+) -> None:
+    with psycopg.connect(settings.postgres.source_url) as connection:
+        insert(connection, "orders", *(order(f"o{number}", total=number) for number in range(1, 8)))
+        insert(connection, "orders", order("large", total="12345.67"))
+    with warehouse.opened(settings.postgres.warehouse_url):
+        pass
+    execute(
+        settings.postgres.warehouse_url,
+        "ALTER TABLE fact_orders ALTER total TYPE numeric(6, 2), ADD CONSTRAINT no_five CHECK (total <> 5)",
+    )
+    etl.run(settings)
+    good = ["o1", "o2", "o3", "o4", "o6", "o7"]
+    assert [fact[0] for fact in in_warehouse(settings, "fact_orders")] == good
+    assert [key for (key,) in in_lake(spark, settings, "fact_orders", "order_id")] == good
+    letters = in_lake(spark, settings, ETL_DEAD_LETTERS, "table", "key", "reason")
+    assert [letter[:2] for letter in letters] == [("fact_orders", "large"), ("fact_orders", "o5")]
+    assert "numeric field overflow" in letters[0][2]
+    assert "no_five" in letters[1][2]
+
+
+def test_what_the_warehouse_refuses_is_told_before_the_lake_has_the_facts(
+    spark: SparkSession, settings: Settings
+) -> None:
+    with psycopg.connect(settings.postgres.source_url) as connection:
+        insert(connection, "orders", order("o1"))
+    with warehouse.opened(settings.postgres.warehouse_url):
+        pass
+    execute(settings.postgres.warehouse_url, "ALTER TABLE fact_orders RENAME COLUMN region TO place")
+    with pytest.raises(PostgresRefused, match="region") as raised:
+        etl.run(settings)
+    assert raised.value.sqlstate == "42703"
+    assert in_lake(spark, settings, "fact_orders") == []
+
+
 ODD_SCHEMA = "x'; DROP TABLE orders; --"
 
 
@@ -315,7 +428,7 @@ def orders_read_by_spark(spark: SparkSession, source: postgres_source.Source) ->
         source,
         "orders",
         columns=["order_id"],
-        where=postgres_source.changed(source, "orders", by="updated_at", since=None),
+        where=postgres_source.changed(source, "orders", key="order_id", by="updated_at", since=None),
         connections=2,
     )
 

@@ -14,8 +14,8 @@ from psycopg import sql
 
 from pipeline import postgres_source
 from pipeline.devservices import postgres
-from pipeline.errors import PostgresUnreachable, SourceMismatch
-from pipeline.postgres import connected
+from pipeline.errors import PostgresRefused, PostgresUnreachable, SourceMismatch
+from pipeline.postgres import connected, is_passing
 from pipeline.postgres_source import Since
 from shopping import at, databases, execute, insert, make_tables, order, rows
 
@@ -39,7 +39,7 @@ def url(database: str) -> str:
 def run(url: str, since: Since | None) -> tuple[dict[str, str], Since]:
     """The status by order of what a run reads, and from where on the next one does."""
     with postgres_source.opened(url, schema="public", tables=["orders"]) as source:
-        where = postgres_source.changed(source, "orders", by="updated_at", since=since)
+        where = postgres_source.changed(source, "orders", key="order_id", by="updated_at", since=since)
         found = source.connection.execute(
             sql.SQL("SELECT order_id, status FROM orders WHERE {}").format(where)
         )
@@ -148,7 +148,9 @@ def test_a_number_is_right_beyond_32_bits_too(url: str) -> None:
                 source.snapshot,
                 next_transaction,
             )
-            where = postgres_source.changed(later, "orders", by="updated_at", since=Since(oldest_open, None))
+            where = postgres_source.changed(
+                later, "orders", key="order_id", by="updated_at", since=Since(oldest_open, None)
+            )
             query = sql.SQL("SELECT count(*) FROM orders WHERE {}").format(where)
             return source.connection.execute(query).fetchone() == (1,)
 
@@ -256,3 +258,41 @@ def test_a_server_that_goes_away_is_unreachable(url: str) -> None:
 
     with pytest.raises(PostgresUnreachable):
         lose_connection()
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("SELECT * FROM no_such_table", "42P01"),
+        ("SELECT no_such_column FROM orders", "42703"),
+        ("SELECT 1/0", "22012"),
+        ("SET statement_timeout = 1; SELECT pg_sleep(9)", "57014"),
+        ("SET transaction_read_only = on; DELETE FROM orders", "25006"),
+        ("SET ROLE pg_monitor; SELECT * FROM orders", "42501"),
+        *(
+            (f"DO $$ BEGIN RAISE SQLSTATE '{code}'; END $$", code)
+            for code in ("53100", "40P01", "40001", "55P03")
+        ),
+    ],
+)
+def test_a_server_that_answers_and_refuses_is_told_by_what_it_means(
+    url: str, statement: str, code: str
+) -> None:
+    with pytest.raises(PostgresRefused) as raised, connected(url, autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]
+    assert raised.value.sqlstate == code
+    assert is_passing(raised.value) == code.startswith("40")
+
+
+def test_only_what_a_unique_index_does_not_rule_out_is_read_for_its_key(url: str) -> None:
+    def condition() -> str:
+        with postgres_source.opened(url, schema="public", tables=["orders"]) as source:
+            since = Since(1, None)
+            found = postgres_source.changed(source, "orders", key="order_id", by="updated_at", since=since)
+            return found.as_string(source.connection)
+
+    assert "coalesce" in condition()
+    execute(url, "CREATE UNIQUE INDEX ON orders (order_id, created_at)")
+    assert "coalesce" in condition()
+    execute(url, "CREATE UNIQUE INDEX ON orders (order_id)")
+    assert "coalesce" not in condition()

@@ -4,6 +4,7 @@ PipelineError                     70
 ├── CheckFailed                    1   what was checked does not hold; the report says where
 │   ├── DataTestsFailed            1   a dbt test found rows that break it
 │   ├── InvalidEvent               1   an event breaks the contract and is not sent
+│   ├── PostgresRefused            1   Postgres answers, and refuses a statement
 │   ├── SourceMismatch             1   a table of the source, or a column of it, is not there
 │   └── ValidationError            1   rows lack a required value
 │       └── DataContractError      1   a column is missing, or rows break a rule of the contract
@@ -67,6 +68,7 @@ __all__ = [
     "OffsetsLost",
     "PipelineError",
     "PlanChanged",
+    "PostgresRefused",
     "PostgresUnreachable",
     "RefusedToStart",
     "SetupError",
@@ -144,6 +146,15 @@ class InvalidEvent(CheckFailed):
     def __init__(self, message: str, *, violations: Sequence[str]) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
+
+
+class PostgresRefused(CheckFailed):
+    """`address` is host:port/database; `sqlstate` Postgres' code for the reason, None where only its words are known."""
+
+    def __init__(self, message: str, *, address: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.address = address
+        self.sqlstate = sqlstate
 
 
 class ValidationError(CheckFailed):

@@ -4,7 +4,7 @@ Four steps, each of which runs by itself and may be run again: what one leaves f
 
 - extract: what may be new since the last run, as texts, into `staged_rows`, in one commit that says what it is of.
 - transform: typed into the raw tables, or into `etl_dead_letters`; the facts that may have changed into `staged_facts`.
-- load: the facts into the lake's table, then into the warehouse's, with the run and its watermarks in one transaction.
+- load: the facts into the warehouse's table, with the run and its watermarks in one transaction, and into the lake's before it ends.
 - analyze: the warehouse's materialized views.
 
 A run has its number from the warehouse, one more than the newest that has loaded. So a run that was broken off anywhere is
@@ -13,18 +13,20 @@ begun again under the same number, from the same place in the source, and puts t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial, reduce
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from pipeline import delta_log, postgres_source, shop, warehouse
 from pipeline.console import step
 from pipeline.errors import RefusedToStart
 from pipeline.failpoints import failpoint
-from pipeline.postgres import Connection
+from pipeline.postgres import Connection, is_passing
 from pipeline.postgres_source import Since, Source
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
@@ -43,13 +45,15 @@ from pipeline.tables import (
     table_path,
 )
 from pipeline.transforms import extracted, facts
-from pipeline.warehouse import Run
+from pipeline.warehouse import Refused, Run
 
 __all__ = ["STEPS", "analyze", "extract", "load", "run", "transform"]
 
 STEPS = ("extract", "transform", "load", "analyze")
 RAW = {shop.ORDERS: RAW_ORDERS, shop.CUSTOMERS: RAW_CUSTOMERS, shop.PRODUCTS: RAW_PRODUCTS}
 _WATERMARK = "updated_at"
+_FIRST = datetime.min.replace(tzinfo=timezone.utc)
+_TRIES = 3
 _KEPT = (*RAW.values(), FACT_ORDERS)
 _MADE = (*_KEPT, ETL_DEAD_LETTERS, STAGED_ROWS, STAGED_FACTS)
 
@@ -86,12 +90,23 @@ def analyze(settings: Settings) -> None:
 def run(settings: Settings, *, steps: Sequence[str] = STEPS) -> None:
     """Do the steps while no other process does any.
 
-    Raises PostgresUnreachable, AlreadyRunning, and what the steps do.
+    Raises PostgresUnreachable, PostgresRefused, AlreadyRunning, and what the steps do.
     """
     with warehouse.opened(settings.postgres.warehouse_url) as connection:
         for name in steps:
             with step(f"etl-orders {name}"):
-                _STEPS[name](settings, connection)
+                _do(name, settings, connection)
+
+
+def _do(name: str, settings: Settings, connection: Connection) -> None:
+    """Do the step, anew where a transaction has lost against others."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _STEPS[name](settings, connection)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+    return _STEPS[name](settings, connection)
 
 
 def _extract(settings: Settings, connection: Connection) -> None:
@@ -123,7 +138,7 @@ def _new_rows(
         source,
         table,
         columns=shop.SCHEMAS[table].names,
-        where=postgres_source.changed(source, table, by=_WATERMARK, since=since),
+        where=postgres_source.changed(source, table, key=shop.KEYS[table], by=_WATERMARK, since=since),
         connections=settings.etl.read_partitions or spark.sparkContext.defaultParallelism,
     )
 
@@ -135,21 +150,24 @@ def _since(before: Run | None, fresh: Run, source: Source, table: str, *, overla
     if before.oldest_open > source.next_transaction:  # a backup has been put in its place
         return None
     watermark = before.watermarks.get(table)
-    return Since(before.oldest_open, watermark - overlap if watermark else None)
+    return Since(before.oldest_open, watermark - min(overlap, watermark - _FIRST) if watermark else None)
 
 
 def _transform(settings: Settings, _: Connection) -> None:
     spark, root = session(settings), settings.lake.root
     extract = _newest_extract(spark, root)
-    rows = {table: extracted.judged(extract.rows, table=table).persist() for table in RAW}
+    stored = {table: _read(spark, root, RAW[table]) for table in RAW}
+    rows = {
+        table: extracted.judged(extract.rows, table=table, stored=stored[table]).persist() for table in RAW
+    }
     try:
         side_by_side(spark, [partial(_land, rows[table], root, table) for table in RAW])
         letters = [extracted.dead_letters(rows[table], run=extract.run.number) for table in RAW]
         _keep_dead_letters(reduce(DataFrame.unionAll, letters), root)
         touched = facts.touched_orders(
             _read(spark, root, RAW_ORDERS),
-            new_orders=extracted.accepted(rows[shop.ORDERS], table=shop.ORDERS),
-            new_customers=extracted.accepted(rows[shop.CUSTOMERS], table=shop.CUSTOMERS),
+            new_orders=_keys(rows[shop.ORDERS], shop.ORDERS),
+            new_customers=_keys(rows[shop.CUSTOMERS], shop.CUSTOMERS),
         )
         fresh = facts.fact_orders(touched, _read(spark, root, RAW_CUSTOMERS))
         replace(fresh, table_path(root, STAGED_FACTS), metadata={"extract": extract.version})
@@ -157,6 +175,11 @@ def _transform(settings: Settings, _: Connection) -> None:
     finally:
         for judged in rows.values():
             judged.unpersist()
+
+
+def _keys(rows: DataFrame, table: str) -> DataFrame:
+    """Of all rows that were read: those of a run that was broken off may have been taken by it."""
+    return rows.select(F.col("key").alias(shop.KEYS[table]))
 
 
 def _land(rows: DataFrame, root: str, table: str) -> None:
@@ -176,10 +199,35 @@ def _load(settings: Settings, connection: Connection) -> None:
     if warehouse.is_loaded(connection, extract.run):
         return
     staged = _staged_facts(spark, root, extract)
-    merge(staged, table_path(root, FACT_ORDERS), keys=[shop.KEYS[shop.ORDERS]])
-    failpoint("etl: facts in the lake")
-    warehouse.load(connection, (tuple(row) for row in staged.toLocalIterator()), run=extract.run)
+    texts = staged.select(*[F.col(name).cast("string") for name in shop.FACT_ORDERS.names])
+
+    def into_the_lake(refused: Sequence[Refused]) -> None:
+        taken = staged
+        if refused:
+            letters = _letters_of(spark, refused, run=extract.run.number)
+            _keep_dead_letters(letters, root)
+            taken = staged.join(letters, on=staged["order_id"] == letters["key"], how="left_anti")
+        merge(taken, table_path(root, FACT_ORDERS), keys=[shop.KEYS[shop.ORDERS]])
+        failpoint("etl: facts in the lake")
+
+    facts_as_texts = (tuple(row) for row in texts.toLocalIterator())
+    warehouse.load(connection, facts_as_texts, run=extract.run, then=into_the_lake)
     failpoint("etl: loaded")
+
+
+def _letters_of(spark: SparkSession, refused: Sequence[Refused], *, run: int) -> DataFrame:
+    """The facts that the warehouse does not take, as dead letters."""
+    rows = [
+        (
+            run,
+            FACT_ORDERS,
+            fact[0],
+            json.dumps(dict(zip(shop.FACT_ORDERS.names, fact, strict=True))),
+            f"warehouse: {reason}",
+        )
+        for fact, reason in refused
+    ]
+    return spark.createDataFrame(rows, SCHEMAS[ETL_DEAD_LETTERS])
 
 
 def _analyze(_: Settings, connection: Connection) -> None:

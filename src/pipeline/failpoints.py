@@ -32,9 +32,9 @@ POINTS = (
     "etl: merged products",
     "etl: dead letters",
     "etl: transformed",
-    "etl: facts in the lake",
-    "etl: copied",  # the next two lie inside of the warehouse's transaction
+    "etl: copied",  # the next three lie inside of the warehouse's transaction
     "etl: upserted",
+    "etl: facts in the lake",
     "etl: loaded",
     "etl: analyzed",
 )

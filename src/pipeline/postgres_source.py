@@ -14,6 +14,7 @@ SAVEPOINT carry the number of theirs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from psycopg import sql
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.errors import SourceMismatch
-from pipeline.postgres import Connection, connected, jdbc_options, unreachable
+from pipeline.postgres import Connection, connected, jdbc_options, refused, unreachable
 
 __all__ = ["Since", "Source", "changed", "columns_of", "newest", "opened", "reaching", "rows_as_json"]
 
@@ -79,6 +80,12 @@ _SIZE = """
 SELECT greatest(pg_relation_size(own), (SELECT max(pg_relation_size(relid)) FROM pg_partition_tree(own)))
 FROM CAST(format('%%I.%%I', %s::text, %s::text) AS regclass) AS own
 """
+_IS_UNIQUE = """
+SELECT EXISTS (
+    SELECT FROM pg_index JOIN pg_class ON pg_class.oid = indrelid JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+    WHERE indrelid = to_regclass(format('%%I.%%I', %s::text, %s::text)) AND attname = %s AND indnkeyatts = 1
+      AND indisunique AND indisvalid AND indpred IS NULL AND (relkind = 'p' OR NOT relhassubclass))
+"""
 
 
 @contextmanager
@@ -129,9 +136,12 @@ def columns_of(source: Source, table: str, *, wanted: Sequence[str]) -> Mapping[
 
 
 def newest(source: Source, table: str, column: str) -> datetime | None:
-    """The latest time in the column; None without rows, and where it is no column of times."""
+    """The latest time in the column of the years 1 to 9998, which Python can hold and reckon with; None without one, and where
+    it is no column of times.
+    """
     query = sql.SQL(
-        "SELECT max({column}::timestamptz) FROM {table} WHERE isfinite({column}) AND {column} < '9999-01-01'"
+        "SELECT max({column}::timestamptz) FROM {table} "
+        "WHERE isfinite({column}) AND {column} >= '0001-01-01' AND {column} < '9999-01-01'"
     )
     if columns_of(source, table, wanted=[column])[column] not in _TIMES:
         return None
@@ -140,14 +150,27 @@ def newest(source: Source, table: str, column: str) -> datetime | None:
     return found[0]
 
 
-def changed(source: Source, table: str, *, by: str, since: Since | None) -> sql.Composable:
-    """The condition for what may be new since then, or changed; `by` names the column of times.
+def changed(source: Source, table: str, *, key: str, by: str, since: Since | None) -> sql.Composable:
+    """The condition for what may be new since then, or changed, with all other rows of the same `key`; `by` names the column of
+    times.
 
-    A row's number is that of its latest transaction but for a multiple of 2^32, so old rows may be taken for new ones,
-    which only costs a second look, and new ones never for old.
+    So which of a key's rows counts is told by all of them, also when only one has been touched.
     """
     if since is None:
         return sql.SQL("TRUE")
+    own = _touched(source, table, by=by, since=since)
+    (is_unique,) = source.connection.execute(_IS_UNIQUE, (source.schema, table, key)).fetchone() or (False,)
+    if is_unique:
+        return own
+    return sql.SQL(
+        "coalesce({key}::text, '') IN (SELECT coalesce({key}::text, '') FROM {table} WHERE {own})"
+    ).format(key=sql.Identifier(key), table=sql.Identifier(source.schema, table), own=own)
+
+
+def _touched(source: Source, table: str, *, by: str, since: Since) -> sql.Composable:
+    """A row's number is that of its latest transaction but for a multiple of 2^32, so old rows may be taken for new ones,
+    which only costs a second look, and new ones never for old.
+    """
     last = source.next_transaction - 1
     is_written_since = sql.SQL("(({last} - xmin::text::bigint) & {mask}) <= {span}").format(
         last=sql.Literal(last), mask=sql.Literal(_NUMBERS - 1), span=sql.Literal(last - since.oldest_open)
@@ -220,11 +243,27 @@ def _blocks(source: Source, table: str) -> int:
 
 @contextmanager
 def reaching(source: Source) -> Iterator[None]:
-    """What Spark's connections say of a source that has gone away, as PostgresUnreachable."""
+    """What Spark's connections say: PostgresUnreachable of a source that has gone away, PostgresRefused of one that answers."""
     try:
         yield
     except Exception as error:
         if "org.postgresql.util.PSQLException" not in str(error):
             raise
         reason = next(line for line in str(error).splitlines() if "PSQLException" in line)
-        raise unreachable(source.url, reason.partition("PSQLException: ")[2]) from error
+        told = reason.partition("PSQLException: ")[2]
+        kind = refused if _is_of_server(told) and _answers(source) else unreachable
+        raise kind(source.url, told) from error
+
+
+def _is_of_server(told: str) -> bool:
+    """The driver writes what a server says of a statement behind its severity, in the server's language (`ERROR: `)."""
+    return re.match(r"(?!FATAL|PANIC)\w+: ", told) is not None
+
+
+def _answers(source: Source) -> bool:
+    """Whether the connection is there that holds the snapshot: without it Spark's are refused too."""
+    try:
+        source.connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True

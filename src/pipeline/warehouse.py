@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import resources
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
+import psycopg
 from psycopg import sql
 
 from pipeline.errors import AlreadyRunning, RefusedToStart
@@ -16,10 +18,25 @@ from pipeline.failpoints import failpoint
 from pipeline.postgres import Connection, address, connected
 from pipeline.shop import FACT_ORDERS
 
-__all__ = ["Run", "as_json", "from_json", "is_loaded", "load", "newest_run", "opened", "refresh_views"]
+__all__ = [
+    "Refused",
+    "Run",
+    "as_json",
+    "from_json",
+    "is_loaded",
+    "load",
+    "newest_run",
+    "opened",
+    "refresh_views",
+]
 
 QUERY = "etl_orders"
+FACTS_AT_ONCE = 10_000
 _LOCK = 0x65746C5F6F726465  # "etl_orde": any number will do that nobody else takes in this database
+
+Fact: TypeAlias = Sequence[str | None]
+Refused: TypeAlias = tuple[Fact, str]
+"""A fact and why the warehouse does not take it."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +113,24 @@ def is_loaded(connection: Connection, run: Run) -> bool:
     return False
 
 
-def load(connection: Connection, facts: Iterable[Sequence[Any]], *, run: Run) -> None:
-    """Put the facts in by key, and the run and its watermarks with them, in one transaction."""
+def load(
+    connection: Connection, facts: Iterable[Fact], *, run: Run, then: Callable[[Sequence[Refused]], None]
+) -> None:
+    """Put the facts in by key, and the run and its watermarks with them, in one transaction.
+
+    `facts` are in the order of FACT_ORDERS, as texts. `then` is called before the transaction's end, with the facts that the
+    warehouse's types or constraints refuse, and why: what it does is done only where all else has succeeded.
+    """
     with connection.transaction():
-        count = _copy(connection, facts)
-        failpoint("etl: copied")
-        _upsert(connection)
+        connection.execute("CREATE TEMPORARY TABLE new_facts (LIKE fact_orders) ON COMMIT DROP")
+        count, refused, rest = 0, list[Refused](), iter(facts)
+        while some := list(islice(rest, FACTS_AT_ONCE)):
+            denied = _put(connection, some)
+            count += len(some) - len(denied)
+            refused += denied
         _enter(connection, run, facts=count)
         failpoint("etl: upserted")
+        then(refused)
 
 
 def refresh_views(connection: Connection) -> None:
@@ -112,14 +139,27 @@ def refresh_views(connection: Connection) -> None:
         _execute_file(connection, "materialized_views.sql")
 
 
-def _copy(connection: Connection, facts: Iterable[Sequence[Any]]) -> int:
-    """The number of facts, which are then in a table that the transaction's end removes."""
-    connection.execute("CREATE TEMPORARY TABLE new_facts (LIKE fact_orders) ON COMMIT DROP")
-    cursor = connection.cursor()
-    with cursor.copy(sql.SQL("COPY new_facts ({}) FROM STDIN").format(_columns())) as copy:
+def _put(connection: Connection, facts: Sequence[Fact]) -> list[Refused]:
+    """Put in what can be; the others, found by halves, are told with the reason."""
+    try:
+        with connection.transaction():
+            _copy(connection, facts)
+            failpoint("etl: copied")
+            _upsert(connection)
+            connection.execute("SET CONSTRAINTS ALL IMMEDIATE")  # none may wait for the transaction's end
+            connection.execute("TRUNCATE new_facts")
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        if len(facts) == 1:
+            return [(facts[0], error.diag.message_primary or str(error))]
+        half = len(facts) // 2
+        return _put(connection, facts[:half]) + _put(connection, facts[half:])
+    return []
+
+
+def _copy(connection: Connection, facts: Iterable[Fact]) -> None:
+    with connection.cursor().copy(sql.SQL("COPY new_facts ({}) FROM STDIN").format(_columns())) as copy:
         for fact in facts:
             copy.write_row(fact)
-    return cursor.rowcount
 
 
 def _upsert(connection: Connection) -> None:

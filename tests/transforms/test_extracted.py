@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from pipeline.tables import ETL_DEAD_LETTERS, RAW_ORDERS, SCHEMAS, STAGED_ROWS
+from pipeline.tables import ETL_DEAD_LETTERS, RAW_CUSTOMERS, RAW_ORDERS, SCHEMAS, STAGED_ROWS
 from pipeline.transforms.extracted import accepted, dead_letters, judged
 
 TEXTS: dict[str, str | None] = {
@@ -30,7 +30,7 @@ Outcome = tuple[list[dict[str, Any]], list[tuple[Any, ...]]]
 def outcome(spark: SparkSession, *texts: dict[str, str | None]) -> Outcome:
     """The accepted orders, and (key, reason) of the dead ones."""
     rows = spark.createDataFrame([("orders", json.dumps(one)) for one in texts], SCHEMAS[STAGED_ROWS])
-    found = judged(rows, table="orders")
+    found = judged(rows, table="orders", stored=spark.createDataFrame([], SCHEMAS[RAW_ORDERS]))
     letters = dead_letters(found, run=7)
     assert letters.schema.names == SCHEMAS[ETL_DEAD_LETTERS].names
     taken = accepted(found, table="orders")
@@ -70,6 +70,7 @@ def test_every_form_of_a_value_in_one_pass(spark: SparkSession) -> None:
         "2026-01-01 13:30:00+01:30": noon, "2026-01-01": datetime(2026, 1, 1),  # noqa: DTZ001
         "infinity": None, "2026-02-30 12:00:00+00": None, "T12:00:00Z": None, "12:00:00": None, "now": None,
         "2026-01-01 12:00:00 Europe/Paris": None, "1767225600": None, "0044-03-15 12:00:00+00 BC": None, "": None,
+        "0001-01-01 00:00:00+01": None, "9999-12-31 23:59:59-01": None,
     }  # fmt: skip
     rows = [{**TEXTS, "order_id": f"m{text}", "total": text} for text in money]
     rows += [{**TEXTS, "order_id": f"t{text}", "created_at": text} for text in times]
@@ -114,7 +115,7 @@ def test_of_customers_only_the_key_and_the_time_are_required(spark: SparkSession
         ],
         SCHEMAS[STAGED_ROWS],
     )
-    found = judged(rows, table="customers")
+    found = judged(rows, table="customers", stored=spark.createDataFrame([], SCHEMAS[RAW_CUSTOMERS]))
     assert [row.customer_id for row in accepted(found, table="customers").collect()] == ["c1"]
     (letter,) = dead_letters(found, run=7).collect()
     assert letter.asDict() == {

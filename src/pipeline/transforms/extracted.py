@@ -19,12 +19,13 @@ _OVER_TWO_DECIMALS = r"\.[0-9]{2}[0-9]*[1-9]"
 _INSTANT = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}(:[0-9]{2})?)?)?\z"
 
 
-def judged(rows: DataFrame, *, table: str) -> DataFrame:
+def judged(rows: DataFrame, *, table: str, stored: DataFrame) -> DataFrame:
     """Of `rows` (table, row: JSON of texts) each of this table, with its `key`, what it is `typed` (a struct), and the
     `reason` why it cannot be taken (null: it can).
 
     A required column that is null, a text that is not of its column's type, and another row with the same key are
-    reasons; a row with several names all of its own. Of rows with one key the latest by `updated_at` is taken.
+    reasons; a row with several names all of its own. Of rows with one key the latest by `updated_at` is taken, of equal times
+    the one whose JSON is the larger text, unless the one that is `stored` (in the typed table) is later.
     """
     schema, key = SCHEMAS[table], KEYS[table]
     texts = T.StructType([T.StructField(name, T.StringType()) for name in schema.names])
@@ -41,8 +42,14 @@ def judged(rows: DataFrame, *, table: str) -> DataFrame:
     latest = Window.partitionBy("key", F.col("reason").isNull()).orderBy(
         F.col("typed.updated_at").desc(), F.col("row").desc()
     )
-    repeated = F.when(F.row_number().over(latest) > 1, F.lit(f"{key}: another row has it"))
-    return judged_alone.withColumn("reason", F.coalesce("reason", repeated))
+    known = stored.select(F.col(key).alias("key"), F.col("updated_at").alias("stored_at"))
+    is_other_later = (F.row_number().over(latest) > 1) | (F.col("typed.updated_at") < F.col("stored_at"))
+    repeated = F.when(is_other_later, F.lit(f"{key}: another row has it"))
+    return (
+        judged_alone.join(known, on="key", how="left")
+        .withColumn("reason", F.coalesce("reason", repeated))
+        .select("table", "row", "key", "typed", "reason")
+    )
 
 
 def accepted(rows: DataFrame, *, table: str) -> DataFrame:
@@ -62,7 +69,9 @@ def _typed(text: Column, kind: T.DataType) -> Column:
     if isinstance(kind, T.DecimalType):
         return F.when(text.rlike(_DECIMAL) & ~text.rlike(_OVER_TWO_DECIMALS), text.try_cast(kind))
     if isinstance(kind, T.TimestampType):
-        return F.when(text.rlike(_INSTANT), text.try_cast(kind))
+        time = text.try_cast(kind)
+        # an offset may lead out of the years 1 to 9999, which are all that others can hold
+        return F.when(text.rlike(_INSTANT) & F.year(time).between(1, 9999), time)
     return text
 
 
