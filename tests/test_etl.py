@@ -510,3 +510,18 @@ def test_the_warehouse_has_the_columns_of_the_facts(settings: Settings) -> None:
         "SELECT attname FROM pg_attribute WHERE attrelid = 'fact_orders'::regclass AND attnum > 0 ORDER BY attnum",
     )
     assert [name for (name,) in columns] == FACT_ORDERS.names
+
+
+def test_a_step_that_loses_against_other_transactions_is_done_anew_three_times(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def lose(*_: object) -> None:
+        tries.append(1)
+        raise psycopg.errors.DeadlockDetected
+
+    monkeypatch.setitem(etl._STEPS, "load", lose)  # type: ignore[arg-type]
+    with pytest.raises(PostgresRefused) as raised:
+        etl.run(settings, steps=["load"])
+    assert (len(tries), raised.value.sqlstate) == (3, "40P01")
