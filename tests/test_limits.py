@@ -73,3 +73,26 @@ def test_an_old_batch_and_an_old_unread_record_are_over(story: Story) -> None:
     assert "61 s old" in str(found["age of ingest_v1"].error)
     assert (found["lag of ingest_v1"].error, found["lag of ingest_v1"].job) == (None, "ingest")
     assert "age of enriched_orders" not in found
+
+
+def test_a_running_replay_raises_no_alert_of_lag(monkeypatch: pytest.MonkeyPatch, story: Story) -> None:
+    from dataclasses import replace
+    from types import SimpleNamespace
+    from typing import Any, cast
+
+    from pipeline import lag, limits
+
+    told: list[limits.Finding] = []
+    monkeypatch.setattr(limits, "tell", told.append)
+    asked = replace(story.settings.alerts, max_lag_records=1)
+    now = SimpleNamespace(
+        query="word_counts_v1r1",
+        records_behind=9,
+        records_read=1,
+        duration_ms=1,
+        batch_id=0,
+        watermark=None,
+    )
+    for job in ("replay", "speed"):
+        lag._Watch(job, [], asked, lambda *_: None)(cast("Any", now))
+        assert len(told) == (job == "speed")

@@ -174,6 +174,30 @@ def test_a_lock_has_one_holder_and_a_dead_holder_is_found_out(
     assert not files.exists(spark, place)
 
 
+def test_a_renewal_that_fails_is_tried_again(
+    spark: SparkSession, store: str, short_lease: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = Lease(spark, f"{store}/locks/_renewed.lock")
+    assert lease.take()
+    put, renewed, calls = lease._put, threading.Event(), list[str | None]()
+
+    def failing_once(*, replacing: str | None) -> bool:
+        calls.append(replacing)
+        if len(calls) == 1:
+            raise OSError("the store does not answer")
+        if len(calls) == 2:  # its answer is lost
+            assert put(replacing=replacing)
+            return False
+        done = put(replacing=replacing)
+        renewed.set()
+        return done
+
+    monkeypatch.setattr(lease, "_put", failing_once)
+    assert renewed.wait(60)
+    lease.give_back()
+    assert not files.exists(spark, lease.location)
+
+
 def test_writers_of_one_table_take_turns(spark: SparkSession, store: str) -> None:
     path, seen, inside = f"{store}/turns/table", list[int](), list[str]()
 

@@ -1,7 +1,8 @@
 """`pipeline erase --customer ID`: a customer's rows go out of the log and every table, and what kept state is made anew.
 
 The addresses of the records are entered first (`erased_records`, which names nobody), so that the audit never meets a hole that it
-cannot explain, and a run that was broken off is finished by the next. Then the rows go, table by table. The state of a streaming
+cannot explain. The same commit says that the erasure is under way, and the last one of a run that it is over: a run that was broken
+off is done by the next from its beginning. Then the rows go, table by table. The state of a streaming
 query cannot be changed, so each view that may hold the customer in it is streamed anew from the log, as a version of its own, and
 promoted; its other versions are removed with their checkpoints.
 
@@ -10,6 +11,8 @@ What has been removed stays in the tables' history until `pipeline maintain` rem
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -22,11 +25,12 @@ from pyspark.sql import functions as F
 from pipeline import catalog, files, kafka_offsets, maintain, promotion, versions
 from pipeline.console import step
 from pipeline.contracts import RECORD_IDENTITY
-from pipeline.delta_log import newest_version
+from pipeline.delta_log import commits, newest_version
 from pipeline.errors import CheckFailed, KafkaUnreachable, RefusedToStart
+from pipeline.failpoints import failpoint
 from pipeline.kinds import Kind
 from pipeline.settings import Settings
-from pipeline.sinks import commit_lock, create_table, keeping_metadata
+from pipeline.sinks import append_with, commit_lock, create_table, keeping_metadata
 from pipeline.sources import kafka_options, kafka_topics
 from pipeline.starting import session
 from pipeline.stopping import running_queries, stop_queries
@@ -51,7 +55,7 @@ from pipeline.tables import (
 )
 from pipeline.views import View, labelled
 
-__all__ = ["Erased", "Report", "run"]
+__all__ = ["Erased", "Named", "Report", "run"]
 
 _WHO = "customer_id"
 _BY_ADDRESS = (DEAD_LETTERS, REPAIRS, LATE_EVENTS)
@@ -62,6 +66,7 @@ _BY_TEXT = {
     QUALITY_RESULTS: "observed",
     RECONCILIATION: "unexplained_keys",
 }
+_IS_UNDER_WAY = "is_under_way"
 _FILES = ("reconciliation.md", "report.html")
 _STOP_SECONDS = 120.0
 
@@ -76,10 +81,19 @@ class Erased:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A record, by its address, or a table's row, that names the id in a text that is no JSON: it may be somebody else's."""
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Report:
     """`records` of the log went. `rebuilt` are the views that were streamed anew, each with the version that is live now.
 
-    `mentions` are records of others, and texts, in which the id occurs: they are left. Files of earlier versions are removed
+    `by_text` are those that went because the id stands in their text. `mentions` are records of others, and texts, in which the
+    id occurs: they are left. Files of earlier versions are removed
     by the first `pipeline maintain` after `history_until`. `kafka_until`: by topic, when Kafka forgets a record that comes
     now (None: never, or it is not known).
     """
@@ -87,6 +101,7 @@ class Report:
     records: int
     tables: Sequence[Erased]
     rebuilt: Mapping[str, str]
+    by_text: Sequence[Named]
     mentions: int
     history_until: datetime
     kafka_until: Mapping[str, datetime | None]
@@ -96,49 +111,61 @@ class Report:
         return sum(one.hits for one in self.tables)
 
 
-def run(settings: Settings, customer: str, *, is_confirmed: Callable[[int], bool]) -> Report | None:
-    """Erase, and look again; `is_confirmed` is told how many records of the log it is about. None where it says no.
+def run(
+    settings: Settings,
+    customer: str,
+    *,
+    takes_text: Callable[[Sequence[Named]], bool],
+    is_confirmed: Callable[[int], bool],
+) -> Report | None:
+    """Erase, and look again; `takes_text` is shown what names the id by its text alone, and says whether it goes, too;
+    `is_confirmed` is told how many records of the log it is about. None where it says no.
 
     Raises CheckFailed where a view that was made anew is not the live one but for the customer.
     """
     spark = session(settings)
     if newest_version(spark, table_path(settings.lake.root, RAW_EVENTS)) is None:
         raise RefusedToStart(f"there is no log in the lake {settings.lake.root}: nothing to erase.")
-    addresses = _addresses(spark, settings, customer).persist()
+    candidates = _candidates(spark, settings, customer).persist()
+    by_text = [*_named(candidates), *_named_rows(spark, settings, customer)]
+    with_text = bool(by_text) and takes_text(by_text)
+    addresses = (candidates if with_text else candidates.where("is_sure")).select(*RECORD_IDENTITY).distinct()
     count = addresses.count()
     if not is_confirmed(count):
         return None
+    is_to_rebuild = count > 0 or _is_under_way(spark, settings)
     _enter(spark, settings, addresses)
-    _stop(
-        spark,
-        settings,
-        [
-            view.query
-            for view in versions.live_views(spark, settings).values()
-            if _streams_log(settings, view)
-        ],
-    )
-    tables = _tables(spark, settings, customer)
+    candidates.unpersist()
+    failpoint("erase: entered")
+    _stop(spark, settings, _queries(spark, settings))
+    tables = _tables(spark, settings, customer, with_text=with_text)
     before = {name: _hits(spark, settings, path, is_of) for name, (path, is_of) in tables.items()}
     for name, (path, is_of) in tables.items():
         if before[name]:
             with step(f"erase from {name}: {before[name]} rows"):
                 _remove(spark, settings, path, is_of)
-    rebuilt = _rebuild(spark, settings)
+            failpoint("erase: out of a table")
+    rebuilt = _rebuild(spark, settings) if is_to_rebuild else {}
     _remove_files(settings, customer)
-    left = _tables(spark, settings, customer)
+    left = _tables(spark, settings, customer, with_text=with_text)
     known = [*dict.fromkeys([*before, *left])]
-    return Report(
+    report = Report(
         records=count,
         tables=[
             Erased(name, before.get(name, 0), _hits(spark, settings, *left[name]) if name in left else 0)
             for name in known
         ],
         rebuilt=rebuilt,
+        by_text=by_text if with_text else [],
         mentions=_mentions(spark, settings, customer),
         history_until=datetime.now(timezone.utc) + timedelta(hours=settings.maintain.retention_hours),
         kafka_until=_kafka_until(settings),
     )
+    if not report.hits:
+        failpoint("erase: over")
+        nothing = spark.createDataFrame([], SCHEMAS[ERASED_RECORDS])
+        append_with(nothing, table_path(settings.lake.root, ERASED_RECORDS), metadata={_IS_UNDER_WAY: False})
+    return report
 
 
 def _of_customers(settings: Settings) -> list[Kind]:
@@ -148,30 +175,89 @@ def _of_customers(settings: Settings) -> list[Kind]:
     ]
 
 
-def _addresses(spark: SparkSession, settings: Settings, customer: str) -> DataFrame:
-    """The addresses of the customer's records in the log: events that were accepted, and of the others those that name the customer."""
+def _candidates(spark: SparkSession, settings: Settings, customer: str) -> DataFrame:
+    """The records of the log that are the customer's by a field or by the key (`is_sure`), or that are no JSON and name the id:
+    address, is_sure, text.
+    """
     root = settings.lake.root
     typed = [
         spark.read.format("delta").load(table_path(root, kind.table)).select(*RECORD_IDENTITY, _WHO)
         for kind in _of_customers(settings)
     ]
     events = reduce(DataFrame.unionByName, typed)
-    own = events.where(F.col(_WHO) == customer).select(*RECORD_IDENTITY)
+    own = events.where(F.col(_WHO) == customer).select(
+        *RECORD_IDENTITY, F.lit(True).alias("is_sure"), F.lit("").alias("text")
+    )
     raw = spark.read.format("delta").load(table_path(root, RAW_EVENTS))
     topics = kafka_topics(settings, [kind.name for kind in _of_customers(settings)]).names
     others = raw.where(F.col("topic").isin(*topics)).join(events, on=[*RECORD_IDENTITY], how="left_anti")
-    named = others.where(_names(F.col("value").cast("string"), customer) | _is_key(customer))
-    return own.unionByName(named.select(*RECORD_IDENTITY)).distinct()
+    text = F.col("value").cast("string")
+    is_sure = _is_by_field(text, customer) | _is_key(customer)
+    named = others.where(is_sure | _is_by_text(text, customer))
+    return own.unionByName(named.select(*RECORD_IDENTITY, is_sure.alias("is_sure"), text.alias("text")))
+
+
+def _named(candidates: DataFrame) -> list[Named]:
+    rows = candidates.where("NOT is_sure").orderBy(*RECORD_IDENTITY).collect()
+    return [Named(f"{row['topic']} {row['partition']} {row['offset']}", row["text"]) for row in rows]
+
+
+def _named_rows(spark: SparkSession, settings: Settings, customer: str) -> list[Named]:
+    """The rows of tables that only their text may make the customer's."""
+    found = []
+    for name, column in _BY_TEXT.items():
+        path = table_path(settings.lake.root, name)
+        if newest_version(spark, path) is not None:
+            text = F.concat_ws(" ", column)
+            rows = spark.read.format("delta").load(path).where(_is_by_text(text, customer)).select(text)
+            found += [Named(name, row[0]) for row in rows.collect()]
+    return found
+
+
+def _parsed(text: Column) -> Column:
+    """An object, or list, of JSON as one text for all ways of writing it, escaped only where JSON needs it; null where it is none."""
+    written = F.to_json(F.try_parse_json(text))
+    return F.when(written.rlike(r"^[{\[]"), written)
+
+
+def _is_by_field(text: Column, customer: str) -> Column:
+    """Whether it is JSON with a customer_id, at any depth, that is the id (an integer is taken as its text)."""
+    quoted = re.escape(json.dumps(customer, ensure_ascii=False))
+    number = f"|{customer}" if re.fullmatch(r"0|-?[1-9][0-9]*", customer) else ""
+    field = rf'"{_WHO}":(?:\[[^\[\]]*?)?(?:{quoted}{number})[,}}\]]'
+    return F.coalesce(_parsed(text).rlike(field), F.lit(False))
+
+
+def _is_by_text(text: Column, customer: str) -> Column:
+    """Whether it is no JSON, and the id stands in it."""
+    return _parsed(text).isNull() & _names(text, customer)
 
 
 def _names(text: Column, customer: str) -> Column:
-    """Whether the id stands in the text as a word of its own."""
-    quoted = "\\Q" + customer.replace("\\E", "\\E\\\\E\\Q") + "\\E"
-    return F.coalesce(text.rlike(f"(?<![A-Za-z0-9_-]){quoted}(?![A-Za-z0-9_-])"), F.lit(False))
+    """Whether the id stands in the text as a word of its own, as it is or in the escapes of JSON."""
+    word = "".join(map(_escaped, customer))
+    return F.coalesce(text.rlike(f"(?<![A-Za-z0-9_-]){word}(?![A-Za-z0-9_-])"), F.lit(False))
+
+
+def _escaped(character: str) -> str:
+    """A pattern for every way in which JSON may write the character."""
+    units = character.encode("utf-16-be").hex()
+    by_number = "".join(rf"\\u(?i:{units[at : at + 4]})" for at in range(0, len(units), 4))
+    short = json.dumps(character, ensure_ascii=False)[1:-1] if character != "/" else r"\/"
+    return f"(?:{re.escape(character)}|{re.escape(short)}|{by_number})"
 
 
 def _is_key(customer: str) -> Column:
     return F.coalesce(F.col("key") == F.lit(customer.encode()), F.lit(False))
+
+
+def _is_under_way(spark: SparkSession, settings: Settings) -> bool:
+    """Whether an erasure was begun that nobody has finished, or that a version finished which did not say so."""
+    path = table_path(settings.lake.root, ERASED_RECORDS)
+    if newest_version(spark, path) is None:
+        return False
+    told = (one.metadata for one in commits(spark, path) if one.metadata is not None)
+    return bool(next(told, {}).get(_IS_UNDER_WAY, True))
 
 
 def _enter(spark: SparkSession, settings: Settings, addresses: DataFrame) -> None:
@@ -181,12 +267,13 @@ def _enter(spark: SparkSession, settings: Settings, addresses: DataFrame) -> Non
         known = spark.read.format("delta").load(path).select(*RECORD_IDENTITY)
         new = addresses.join(known, on=[*RECORD_IDENTITY], how="left_anti")
         rows = new.withColumn("erased_at", F.lit(datetime.now(timezone.utc)).cast("timestamp"))
-        rows.select(*SCHEMAS[ERASED_RECORDS].names).coalesce(1).write.format("delta").mode("append").save(
-            path
-        )
+        rows = rows.select(*SCHEMAS[ERASED_RECORDS].names).coalesce(1)
+        append_with(rows, path, metadata={_IS_UNDER_WAY: True})
 
 
-def _tables(spark: SparkSession, settings: Settings, customer: str) -> dict[str, tuple[str, Column | None]]:
+def _tables(
+    spark: SparkSession, settings: Settings, customer: str, *, with_text: bool
+) -> dict[str, tuple[str, Column | None]]:
     """By name the tables that may hold the customer's rows, of those that are there: path, and which rows are (None: by address)."""
     root = settings.lake.root
     found: dict[str, tuple[str, Column | None]] = {
@@ -196,7 +283,9 @@ def _tables(spark: SparkSession, settings: Settings, customer: str) -> dict[str,
     is_of_customer = F.col(_WHO) == customer
     found |= {name: (table_path(root, name), is_of_customer) for name in _BY_COLUMN}
     for name, column in _BY_TEXT.items():
-        found[name] = (table_path(root, name), _names(F.concat_ws(" ", column), customer))
+        text = F.concat_ws(" ", column)
+        is_of = _is_by_field(text, customer)
+        found[name] = (table_path(root, name), is_of | _is_by_text(text, customer) if with_text else is_of)
     for view in catalog.views(settings).values():
         if _WHO not in view.schema.names:
             continue
@@ -235,16 +324,16 @@ def _remove(spark: SparkSession, settings: Settings, path: str, is_of: Column | 
 
 
 def _rebuild(spark: SparkSession, settings: Settings) -> dict[str, str]:
-    """Stream anew what began before the newest erasure and may hold the customer in its state; the live version by view."""
+    """Stream anew what may hold the customer in its state; the live version by view."""
     concerned = {
-        name: live
-        for name, live in versions.live_views(spark, settings).items()
-        if _may_hold(settings, live) and _began_before(spark, settings, live)
+        name: live for name, live in versions.live_views(spark, settings).items() if _may_hold(settings, live)
     }
-    if concerned:
-        promotion.replay(settings, [*concerned], once=True, anew=True)
+    streamed = [name for name, live in concerned.items() if _has_begun(spark, settings, live)]
+    if streamed:
+        promotion.replay(settings, streamed, once=True, anew=True)
+        failpoint("erase: streamed anew")
     rebuilt = {}
-    for name, live in concerned.items():
+    for name in streamed:
         found = promotion.promote(settings, name, is_confirmed=lambda _: True)
         if found is not None and found.unexplained:
             raise CheckFailed(
@@ -252,8 +341,10 @@ def _rebuild(spark: SparkSession, settings: Settings) -> dict[str, str]:
                 f"{found.unexplained} rows without a cause, so it is not promoted. The rows of the customer are gone; the state of "
                 f"the live version's query may still hold them.\nLook at them: pipeline promote {name}. Then erase again."
             )
-        _drop_others(spark, settings, live)
+        failpoint("erase: promoted")
         rebuilt[name] = versions.read(spark, settings).line(name).live.label
+    for live in concerned.values():
+        _drop_others(spark, settings, live)
     return rebuilt
 
 
@@ -267,21 +358,35 @@ def _streams_log(settings: Settings, view: View) -> bool:
     return (view.source or settings.speed.source) == "log"
 
 
-def _began_before(spark: SparkSession, settings: Settings, view: View) -> bool:
-    checkpoint = checkpoint_path(settings.lake.root, view.query)
-    began_at = files.modified_at(spark, f"{checkpoint}/metadata")
-    path = table_path(settings.lake.root, ERASED_RECORDS)
-    ((newest,),) = spark.read.format("delta").load(path).agg(F.max("erased_at")).collect()
-    return began_at is not None and newest is not None and began_at <= newest.replace(tzinfo=timezone.utc)
+def _has_begun(spark: SparkSession, settings: Settings, view: View) -> bool:
+    return files.exists(spark, f"{checkpoint_path(settings.lake.root, view.query)}/metadata")
 
 
 def _drop_others(spark: SparkSession, settings: Settings, view: View) -> None:
-    live = versions.read(spark, settings).line(view.name).live.label
-    for label in maintain.labels(spark, settings.lake.root, view.name):
+    """Also those that have no tables yet, or none any more."""
+    line = versions.read(spark, settings).line(view.name)
+    kept = [*line.before, *([line.next] if line.next is not None else [])]
+    labels = dict.fromkeys(
+        [*maintain.labels(spark, settings.lake.root, view.name), *(made.label for made in kept)]
+    )
+    for label in labels:
         other = labelled(view, label)
-        if label != live:
+        if label != line.live.label:
             _stop(spark, settings, [other.query])
             maintain.drop(spark, settings, other)
+            failpoint("erase: a version dropped")
+
+
+def _queries(spark: SparkSession, settings: Settings) -> list[str]:
+    """Those that cannot go on beside an erasure: live ones that stream the log, and all that is being made beside the live ones."""
+    known = versions.read(spark, settings)
+    views = catalog.views(settings).values()
+    live = [known.live(view) for view in views]
+    made = [known.next(view) for view in views]
+    return [
+        *(view.query for view in live if _streams_log(settings, view)),
+        *(view.query for view in made if view is not None),
+    ]
 
 
 def _stop(spark: SparkSession, settings: Settings, queries: Sequence[str]) -> None:

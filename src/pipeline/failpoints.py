@@ -37,6 +37,12 @@ POINTS = (
     "etl: facts in the lake",
     "etl: loaded",
     "etl: analyzed",
+    "erase: entered",
+    "erase: out of a table",
+    "erase: streamed anew",
+    "erase: promoted",
+    "erase: a version dropped",
+    "erase: over",  # but for the commit that says so
 )
 """Every name that is passed, in the order of the steps."""
 

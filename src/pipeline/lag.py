@@ -50,6 +50,8 @@ class _Watch:
             self._silent.discard(now.query)
             if not self._silent:
                 alerts.over(self._job, alerts.RUN)
+        if self._job == "replay":  # it is behind while it lasts
+            return
         if self._limits.max_lag_records is None or time.monotonic() < self._next_look.get(now.query, 0.0):
             return
         self._next_look[now.query] = time.monotonic() + _EVERY_SECONDS

@@ -8,6 +8,7 @@ and goes on: it only finds out.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -25,6 +26,7 @@ __all__ = ["LEASE_SECONDS", "Lease", "can_lease"]
 
 LEASE_SECONDS = 60.0
 _POLL_SECONDS = 0.25
+_log = logging.getLogger(__name__)
 _ONLY_NEW = "fs.option.create.conditional.overwrite"
 _ONLY_IN_PLACE_OF = "fs.option.create.conditional.overwrite.etag"
 _NOT_MINE = ("RemoteFileChangedException", "FileAlreadyExistsException", "Status Code: 409")
@@ -80,7 +82,22 @@ class Lease:
     def _renew(self) -> None:
         while self._tag is not None and not self._given_back.wait(LEASE_SECONDS / 4):
             self._renewals += 1
-            self._tag = self._stored_tag() if self._put(replacing=self._tag) else None
+            try:
+                self._renew_once(self._tag)
+            except Exception as error:  # noqa: BLE001  # the next one may come through, in time
+                _log.warning("the lock %s is not renewed, and will be tried again: %s", self.location, error)
+
+    def _renew_once(self, tag: str) -> None:
+        """An answer that was lost may have been a yes: then what is stored is ours, and its tag is another one."""
+        if self._put(replacing=tag) or self._is_stored():
+            self._tag = self._stored_tag()
+        else:
+            self._tag = None
+
+    def _is_stored(self) -> bool:
+        """Whether the object that is there was put by this holder."""
+        text = files.read_text(self._spark, self.location)
+        return text is not None and text.startswith(f"{self._holder} ")
 
     def _put(self, *, replacing: str | None) -> bool:
         """Whether the object was put: where there was none, or in place of the one with this tag."""

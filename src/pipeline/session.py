@@ -34,6 +34,8 @@ _MEBIBYTE = 1024 * 1024
 _LEAST_MEMORY = 1024 * _MEBIBYTE
 _MOST_MEMORY = 8192 * _MEBIBYTE
 
+_TIME_ZONE = "spark.sql.session.timeZone"
+
 _is_starting_java = False
 
 
@@ -42,15 +44,16 @@ def session(settings: Settings) -> SparkSession:
 
     Raises SetupError when Java or the jars are missing or not those that are needed.
     """
+    _keep_utc()
     _keep_all_times()
     if SparkSession.getActiveSession() is not None:
-        return (
-            SparkSession.builder.getOrCreate()
-        )  # the active one may be a stream's copy, with settings of its own
+        found = SparkSession.builder.getOrCreate()  # may be a stream's copy, with settings of its own
+        if found.conf.get(_TIME_ZONE) != "UTC":  # somebody else's, of a notebook or a job around ours
+            found.conf.set(_TIME_ZONE, "UTC")
+        return found
     builder = SparkSession.builder.appName("pipeline")
     for key, value in _defaults(settings).items():
         builder = builder.config(key, value)
-    _keep_utc()
     if _is_submitted():
         return builder.getOrCreate()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

@@ -274,14 +274,15 @@ def keeping_metadata(spark: SparkSession, path: str) -> Iterator[None]:
 
 @contextmanager
 def session_options(spark: SparkSession, options: Mapping[str, str]) -> Iterator[None]:
-    """Settings of the session that hold inside the block."""
-    for key, value in options.items():
-        spark.conf.set(key, value)
+    """Settings of the session that hold inside the block; after it they are what they were before."""
+    before = {key: spark.conf.get(key, None) for key in options}
     try:
+        for key, value in options.items():
+            spark.conf.set(key, value)
         yield
     finally:
-        for key in options:
-            spark.conf.unset(key)
+        for key, was in before.items():
+            spark.conf.unset(key) if was is None else spark.conf.set(key, was)
 
 
 @contextmanager

@@ -144,6 +144,11 @@ def _erase_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--customer", required=True, metavar="ID")
     parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--by-text",
+        choices=("take", "leave"),
+        help="what is no JSON and names the id in its text, and may be somebody else's; default: ask",
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
 
@@ -154,6 +159,17 @@ def _erase(settings: Settings, arguments: Arguments) -> int:
         raise UsageError("--customer needs an id.")
     from pipeline import console, erase, rendering
 
+    def takes_text(named: Sequence[erase.Named]) -> bool:
+        listed = "\n".join(f"  {one.place}: {one.text[:200]!r}" for one in named)
+        told = f"{len(named)} texts are no JSON and name {arguments.customer}; they may be somebody else's:\n{listed}"
+        if arguments.by_text is None and (arguments.yes or not sys.stdin.isatty()):
+            raise UsageError(f"{told}\nSay what becomes of them: --by-text take, or --by-text leave.")
+        console.note(told)
+        if arguments.by_text is not None:
+            return bool(arguments.by_text == "take")
+        console.note("Erase these texts, too? [y/N]")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def is_confirmed(records: int) -> bool:
         if arguments.yes:
             return True
@@ -162,12 +178,17 @@ def _erase(settings: Settings, arguments: Arguments) -> int:
         )
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
-    report = erase.run(settings, arguments.customer, is_confirmed=is_confirmed)
+    report = erase.run(settings, arguments.customer, takes_text=takes_text, is_confirmed=is_confirmed)
     if report is None:
         console.write_lines(["Nothing has been erased."])
         return 0
     if arguments.format == "json":
-        told = {**vars(report), "tables": [vars(one) for one in report.tables], "hits": report.hits}
+        told = {
+            **vars(report),
+            "tables": [vars(one) for one in report.tables],
+            "by_text": [one.place for one in report.by_text],
+            "hits": report.hits,
+        }
         console.write_lines(rendering.json_lines([*told], [tuple(told.values())]))
         return 1 if report.hits else 0
     console.write_lines(
