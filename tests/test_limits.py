@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, status
+from pipeline.settings import Settings
 from slack_server import slack
 from story import Story
 
@@ -75,7 +76,9 @@ def test_an_old_batch_and_an_old_unread_record_are_over(story: Story) -> None:
     assert "age of enriched_orders" not in found
 
 
-def test_a_running_replay_raises_no_alert_of_lag(monkeypatch: pytest.MonkeyPatch, story: Story) -> None:
+def test_a_running_replay_raises_no_alert_of_lag(
+    monkeypatch: pytest.MonkeyPatch, base_settings: Settings
+) -> None:
     from dataclasses import replace
     from types import SimpleNamespace
     from typing import Any, cast
@@ -84,7 +87,7 @@ def test_a_running_replay_raises_no_alert_of_lag(monkeypatch: pytest.MonkeyPatch
 
     told: list[limits.Finding] = []
     monkeypatch.setattr(limits, "tell", told.append)
-    asked = replace(story.settings.alerts, max_lag_records=1)
+    asked = replace(base_settings.alerts, max_lag_records=1)
     now = SimpleNamespace(
         query="word_counts_v1r1",
         records_behind=9,
