@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS: dict[str, set[str]] = {
     "command line": {"__main__", "archiving", "cli.", "demo", "devservices."},
     "assembly": {
-        "ingest", "skipping", "starting", "versions", "feeding", "promotion", "kept_state",
+        "ingest", "single_process", "skipping", "starting", "versions", "feeding", "promotion", "kept_state",
         "speed", "batch", "published", "incremental", "evidence", "lag", "limits", "lineage", "notebook", "serving", "querying", "replay", "etl", "elt", "reconcile.", "audit.", "dead_letters", "late",
         "standing", "status", "report.", "service.", "changes", "erase", "maintain", "plan.", "quality", "expectations", "reference", "validation", "order_contract", "events.", "scheduled",
     },

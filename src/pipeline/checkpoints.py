@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
@@ -36,6 +36,7 @@ __all__ = [
     "missing_file",
     "newest_watermark",
     "next_offsets",
+    "reads",
     "versions_read",
     "watermark_of",
 ]
@@ -220,6 +221,15 @@ def versions_read(spark: SparkSession | None, checkpoint: str) -> Mapping[int, i
     newest = last_committed_batch(spark, checkpoint)
     entry = _entry(spark, checkpoint, newest) if newest is not None else None
     return {source: version[1] for source, version in enumerate(entry.versions if entry else ()) if version}
+
+
+def reads(spark: SparkSession | None, checkpoint: str) -> Literal["kafka", "log"] | None:
+    """What the query has read so far: topics, or Delta tables; None before its first batch."""
+    newest = last_batch(spark, checkpoint)
+    entry = _entry(spark, checkpoint, newest) if newest is not None else None
+    if entry is None:
+        return None
+    return "log" if any(entry.versions) else "kafka"
 
 
 def ended_at(spark: SparkSession | None, checkpoint: str, batch_id: int) -> datetime | None:

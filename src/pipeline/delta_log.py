@@ -29,13 +29,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Commit",
     "append_as",
+    "bytes_per_row",
     "commit",
     "commits",
+    "has_only_grown",
     "local_table",
     "newest_transaction",
     "newest_version",
     "oldest_added",
     "table_id",
+    "table_property",
     "table_schema",
     "transactions",
     "unreadable",
@@ -43,6 +46,7 @@ __all__ = [
     "version_of_batch",
 ]
 
+_COMMITS_LOOKED_AT = 20
 _COMMIT = re.compile(r"(\d{20})\.json")
 
 
@@ -107,6 +111,34 @@ def table_schema(spark: SparkSession, path: str) -> T.StructType | None:
     if not DeltaTable.isDeltaTable(spark, path):
         return None
     return T.StructType.fromJson(json.loads(_newest_snapshot(spark, path).metadata().schemaString()))
+
+
+def table_property(spark: SparkSession, path: str, name: str) -> str | None:
+    """What the table, which must be there, says of this property; None where it says nothing."""
+    found = _newest_snapshot(spark, path).metadata().configuration().get(name)
+    return str(found.get()) if found.isDefined() else None
+
+
+def bytes_per_row(spark: SparkSession, path: str) -> int:
+    """About what a row of the newest commits takes in their files, at least 1 byte; 1 where none has added any."""
+    newest = newest_version(spark, path) or 0
+    added = [
+        action["add"]
+        for version in range(newest, max(-1, newest - _COMMITS_LOOKED_AT), -1)
+        for action in map(json.loads, (_commit_text(spark, path, version) or "").splitlines())
+        if "add" in action
+    ]
+    rows = sum(json.loads(one.get("stats") or "{}").get("numRecords", 0) for one in added)
+    return max(1, sum(one["size"] for one in added) // rows) if rows else 1
+
+
+def has_only_grown(spark: SparkSession, path: str, *, most_commits: int) -> bool:
+    """Whether the table's log still keeps each commit from the first on, and none has taken a file out; False where there are more."""
+    newest = newest_version(spark, path)
+    if newest is None or newest > most_commits:
+        return False
+    texts = (_commit_text(spark, path, version) for version in range(newest, -1, -1))
+    return all(text is not None and '{"remove":' not in text for text in texts)
 
 
 def transactions(spark: SparkSession, path: str) -> dict[str, int]:
@@ -239,10 +271,14 @@ def oldest_added(spark: SparkSession, path: str, column: str, *, after: int, thr
         text = _commit_text(spark, path, version)
         if text is None:
             raise LookupError(f"version {version} of {path} is no longer kept")
-        for action in map(json.loads, text.splitlines()):
-            if action.get("remove", {}).get("dataChange"):
-                raise LookupError(f"version {version} of {path} removes rows")
-            if action.get("add", {}).get("dataChange"):
+        actions = [*map(json.loads, text.splitlines())]
+        removed = [action["remove"] for action in actions if "remove" in action]
+        if any(one["dataChange"] for one in removed):
+            raise LookupError(f"version {version} of {path} removes rows")
+        if removed:
+            continue  # files were put together
+        for action in actions:
+            if "add" in action:
                 smallest = _smallest(action["add"], column)
                 oldest = smallest if oldest is None else min(oldest, smallest)
     return oldest

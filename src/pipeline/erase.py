@@ -31,7 +31,7 @@ from pipeline.failpoints import failpoint
 from pipeline.kinds import Kind
 from pipeline.settings import Settings
 from pipeline.sinks import append_with, commit_lock, create_table, keeping_metadata
-from pipeline.sources import kafka_options, kafka_topics
+from pipeline.sources import has_change_feed, kafka_options, kafka_topics
 from pipeline.starting import session
 from pipeline.stopping import running_queries, stop_queries
 from pipeline.tables import (
@@ -326,7 +326,9 @@ def _remove(spark: SparkSession, settings: Settings, path: str, is_of: Column | 
 def _rebuild(spark: SparkSession, settings: Settings) -> dict[str, str]:
     """Stream anew what may hold the customer in its state; the live version by view."""
     concerned = {
-        name: live for name, live in versions.live_views(spark, settings).items() if _may_hold(settings, live)
+        name: live
+        for name, live in versions.live_views(spark, settings).items()
+        if _may_hold(spark, settings, live)
     }
     streamed = [name for name, live in concerned.items() if _has_begun(spark, settings, live)]
     if streamed:
@@ -348,14 +350,19 @@ def _rebuild(spark: SparkSession, settings: Settings) -> dict[str, str]:
     return rebuilt
 
 
-def _may_hold(settings: Settings, view: View) -> bool:
+def _may_hold(spark: SparkSession, settings: Settings, view: View) -> bool:
     """Whether its query has read the customer's events, or streams a table that rows have been taken out of, which it cannot."""
     customers = {kind.name for kind in _of_customers(settings)}
-    return bool(customers & {*view.inputs}) or _streams_log(settings, view)
+    return bool(customers & {*view.inputs}) or _streams_files(spark, settings, view)
 
 
-def _streams_log(settings: Settings, view: View) -> bool:
-    return (view.source or settings.speed.source) == "log"
+def _streams_files(spark: SparkSession, settings: Settings, view: View) -> bool:
+    """Whether it streams a table by its files, and not by its change feed: such a stream does not read over rows that were taken out."""
+    if versions.source_of(spark, settings, view) != "log":
+        return False
+    kinds = catalog.kinds(settings)
+    paths = [table_path(settings.lake.root, kinds[kind].table) for kind in view.inputs]
+    return not all(has_change_feed(spark, path) for path in paths)
 
 
 def _has_begun(spark: SparkSession, settings: Settings, view: View) -> bool:
@@ -378,13 +385,13 @@ def _drop_others(spark: SparkSession, settings: Settings, view: View) -> None:
 
 
 def _queries(spark: SparkSession, settings: Settings) -> list[str]:
-    """Those that cannot go on beside an erasure: live ones that stream the log, and all that is being made beside the live ones."""
+    """Those that cannot go on beside an erasure: live ones that stream files of the log, and all that is being made beside the live ones."""
     known = versions.read(spark, settings)
     views = catalog.views(settings).values()
     live = [known.live(view) for view in views]
     made = [known.next(view) for view in views]
     return [
-        *(view.query for view in live if _streams_log(settings, view)),
+        *(view.query for view in live if _streams_files(spark, settings, view)),
         *(view.query for view in made if view is not None),
     ]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
@@ -20,7 +20,7 @@ from pipeline.lag import observer
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table
-from pipeline.sources import kafka_options, kafka_topics, kind_of_topic, stream_records
+from pipeline.sources import STREAMED, kafka_options, kafka_topics, kind_of_topic, stream_records
 from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, guarded, start
@@ -33,7 +33,16 @@ from pipeline.tables import (
 )
 from pipeline.transforms.decode import accepted_events, classify, dead_letters
 
-__all__ = ["QUERY", "run", "start_ingest", "stream_rows", "written_columns", "written_tables"]
+__all__ = [
+    "QUERY",
+    "held",
+    "require_all_topics",
+    "run",
+    "start_ingest",
+    "stream_rows",
+    "written_columns",
+    "written_tables",
+]
 
 QUERY = ledger.INGEST
 _RECORDS_OF_A_TASK = 5_000
@@ -41,16 +50,30 @@ _RECORDS_OF_A_TASK = 5_000
 
 def run(settings: Settings, *, once: bool) -> None:
     """Ingest until stopped, or with `once` what is there now."""
+    require_all_topics(settings)
+    spark, root = session(settings), settings.lake.root
+    watching = observer(spark, settings, "ingest", [QUERY])
+    with stop_requests() as stop, held(spark, settings), watching as watcher:
+        await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, observer=watcher)
+
+
+def require_all_topics(settings: Settings) -> None:
+    """Raises KafkaUnreachable, TopicMissing: asked before a session is made."""
     require_topics(
         settings.kafka.bootstrap_servers, [*kind_of_topic(settings)], options=kafka_options(settings)
     )
-    spark = session(settings)
+
+
+@contextmanager
+def held(spark: SparkSession, settings: Settings) -> Iterator[None]:
+    """Ingest's query is this process's, behind its guards (`streaming.guarded`), and whoever follows the lineage is told of it."""
     root, topics = settings.lake.root, kafka_topics(settings, [*catalog.kinds(settings)])
     guards.require_space(root, query=QUERY, min_free_mebibytes=settings.lake.min_free_mebibytes)
-    held = guarded(spark, query=QUERY, root=root, tables=written_tables(settings), topics=topics)
-    watching = observer(spark, settings, "ingest", [QUERY])
-    with stop_requests() as stop, held, _told(settings), watching as watcher:
-        await_all([start_ingest(spark, settings, once=once)], root=root, stop=stop, observer=watcher)
+    with (
+        guarded(spark, query=QUERY, root=root, tables=written_tables(settings), topics=topics),
+        _told(settings),
+    ):
+        yield
 
 
 def _told(settings: Settings) -> AbstractContextManager[None]:
@@ -66,8 +89,19 @@ def _told(settings: Settings) -> AbstractContextManager[None]:
 def start_ingest(spark: SparkSession, settings: Settings, *, once: bool) -> StreamingQuery:
     root, kinds, schemas = settings.lake.root, catalog.kinds(settings), catalog.schemas(settings)
     tables = (*_tables(settings), BATCH_LEDGER)
+    streamed = {RAW_EVENTS, *catalog.typed_tables(settings)}
     side_by_side(
-        spark, [partial(create_table, spark, table_path(root, name), schemas[name]) for name in tables]
+        spark,
+        [
+            partial(
+                create_table,
+                spark,
+                table_path(root, name),
+                schemas[name],
+                properties=STREAMED if name in streamed else None,
+            )
+            for name in tables
+        ],
     )
     checkpoint = checkpoint_path(root, QUERY)
     guards.check_columns(spark, query=QUERY, checkpoint=checkpoint, tables=written_columns(settings))

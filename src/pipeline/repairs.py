@@ -73,7 +73,11 @@ def mark_replayed(letters: DataFrame, root: str, *, at: datetime) -> None:
 
 
 def append_missing(events: DataFrame, path: str) -> None:
-    """Append the events whose (topic, partition, offset) the table does not hold yet; looked up under its lock."""
+    """Append the events whose (topic, partition, offset) the table does not hold yet; looked up under its lock.
+
+    Streams that read the table pass over them (`dataChange` false): which of them a query had met, and behind which watermark,
+    no ledger says.
+    """
     bounds = (
         events.groupBy("topic").agg(F.min("offset").alias("first"), F.max("offset").alias("last")).collect()
     )
@@ -86,4 +90,4 @@ def append_missing(events: DataFrame, path: str) -> None:
         # Near, because the files of other offsets need not be opened then.
         present = events.sparkSession.read.format("delta").load(path).where(is_near).select(*RECORD_IDENTITY)
         missing = events.join(present, on=[*RECORD_IDENTITY], how="left_anti")
-        missing.write.format("delta").mode("append").save(path)
+        missing.write.format("delta").mode("append").option("dataChange", "false").save(path)

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from pipeline import catalog
 from pipeline.contracts import ORDERS, PRODUCTS, RECORD_IDENTITY, REPAIRED, TEXT_LINES
-from pipeline.delta_log import newest_version
+from pipeline.delta_log import bytes_per_row, has_only_grown, newest_version, table_property
 from pipeline.errors import ConfigurationError
 from pipeline.kafka_login import require_encryption
 from pipeline.kafka_topics import Topics
@@ -19,19 +19,28 @@ from pipeline.tables import RAW_EVENTS, REPAIRS, table_path
 from pipeline.transforms.decode import accepted_events, classify, text_lines
 
 __all__ = [
+    "STREAMED",
+    "has_change_feed",
     "kafka_options",
     "kafka_topics",
     "kind_of_topic",
     "read_events",
     "read_version",
-    "stream_events",
+    "stream_of_kafka",
+    "stream_of_log",
     "stream_records",
     "table_version",
     "with_kind",
 ]
 
+_CHANGE_FEED = "delta.enableChangeDataFeed"
+STREAMED = {_CHANGE_FEED: "true"}
+"""Properties of a table that views stream. Its change feed is admitted commit by commit, and costs a table that is appended to nothing."""
 _WHOLE_VERSIONS = 2**31 - 1
 """Files of the log in a micro-batch. The ledger tells what a batch has read by versions, so none may end inside of one."""
+_MOST_COMMITS = 2_000
+"""Looked at, to see whether a query that begins can be given them one by one."""
+_FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
 
 
 def kind_of_topic(settings: Settings) -> Mapping[str, str]:
@@ -101,24 +110,47 @@ def stream_records(
     ).transform(with_kind, kinds=known)
 
 
-def stream_events(spark: SparkSession, settings: Settings, kind: str, *, source: str) -> DataFrame:
-    """The accepted events of one kind as they arrive, from Kafka or from the log (`source`: kafka, log)."""
-    if source == "log":
-        return _stream_of_the_log(spark, settings, kind)
+def stream_of_kafka(spark: SparkSession, settings: Settings, kind: str) -> DataFrame:
+    """The accepted events of one kind as they arrive in Kafka."""
     records = stream_records(spark, settings, [kind], max_offsets=settings.speed.max_offsets_per_trigger)
     return _accepted(records, catalog.kinds(settings)[kind])
 
 
-def _stream_of_the_log(spark: SparkSession, settings: Settings, kind: str) -> DataFrame:
-    """Text has no typed table of its own: its bytes are the event, and those of a repair come to no stream."""
-    log = (
-        spark.readStream.format("delta")
-        .option("maxFilesPerTrigger", _WHOLE_VERSIONS)
-        .load(table_path(settings.lake.root, catalog.kinds(settings)[kind].table))
-    )
-    if not catalog.kinds(settings)[kind].is_text:
+def stream_of_log(spark: SparkSession, settings: Settings, kind: str, *, has_begun: bool) -> DataFrame:
+    """The accepted events of one kind as ingest appends them to the log, in whole commits of its.
+
+    A micro-batch takes about `speed.max_offsets_per_trigger` of them. What is not appended by ingest no stream meets: a repaired
+    dead letter is the batch layer's. Text has no typed table of its own: its bytes are the event.
+    """
+    known = catalog.kinds(settings)[kind]
+    path = table_path(settings.lake.root, known.table)
+    log = _appended(spark, path, has_begun=has_begun, max_events=settings.speed.max_offsets_per_trigger)
+    if not known.is_text:
         return log
     return text_lines(log.transform(with_kind, kinds=_topics_of(settings, kind)))
+
+
+def _appended(spark: SparkSession, path: str, *, has_begun: bool, max_events: int) -> DataFrame:
+    """The rows that come to the table, commit by commit.
+
+    A query that begins where commits are no longer there one by one takes what the table holds in its first micro-batch, whatever its
+    size. A table that was made without a change feed has none of its first versions: there each micro-batch takes all there is.
+    """
+    stream = spark.readStream.format("delta")
+    if not has_change_feed(spark, path):
+        return stream.option("maxFilesPerTrigger", _WHOLE_VERSIONS).load(path)
+    stream = stream.option("readChangeFeed", "true")
+    if has_begun or has_only_grown(spark, path, most_commits=_MOST_COMMITS):
+        stream = stream.option("startingVersion", 0)
+        stream = stream.option("maxBytesPerTrigger", max_events * bytes_per_row(spark, path))
+    else:
+        stream = stream.option("maxFilesPerTrigger", _WHOLE_VERSIONS)
+    return stream.load(path).where(F.col("_change_type") == "insert").drop(*_FEED_COLUMNS)
+
+
+def has_change_feed(spark: SparkSession, path: str) -> bool:
+    """Whether the table, which must be there, was made to be streamed by its changes."""
+    return table_property(spark, path, _CHANGE_FEED) == "true"
 
 
 def read_events(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -23,17 +23,32 @@ from pipeline.published import KEPT_HISTORY, Origin, facts_of, log_versions, pub
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, append, create_table, replace, upsert
-from pipeline.sources import kafka_options, kafka_topics, read_version, stream_events
+from pipeline.sources import (
+    kafka_options,
+    kafka_topics,
+    read_version,
+    stream_of_kafka,
+    stream_of_log,
+)
 from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, local_path, table_path, view_path
 from pipeline.views import View, best_of_each_key
 
-__all__ = ["require_ready", "run", "run_versions", "start_view", "stream_rows"]
+__all__ = [
+    "Held",
+    "held",
+    "live",
+    "require_ready",
+    "require_their_topics",
+    "run",
+    "run_versions",
+    "start_view",
+    "stream_rows",
+]
 
 WORD_COUNTS = "word_counts"
-_SOURCES = ("kafka", "log", "feed")
 _FEED_EVERY_SECONDS = 1.0
 _LEDGER_EVERY = 25
 """Batches; well below the 100 whose offsets Spark keeps."""
@@ -51,11 +66,15 @@ def run(settings: Settings, *, views: Sequence[str] = (), once: bool) -> None:
     """Run the live versions of the views (all by default) in one session until stopped, or with `once` until what is there has
     been read. Raises DefinitionChanged.
     """
-    is_local = local_path(settings.lake.root) is not None
-    known = versions.live_views(None if is_local else session(settings), settings)
-    chosen = [known[name] for name in views or known]
+    run_versions(settings, live(settings, views), once=once)
+
+
+def live(settings: Settings, names: Sequence[str]) -> list[View]:
+    """The versions that readers see of these views, or of all. Raises DefinitionChanged."""
+    known = versions.live_views(_early_session(settings), settings)
+    chosen = [known[name] for name in names or known]
     versions.require_same_definition(settings, chosen)
-    run_versions(settings, chosen, once=once)
+    return chosen
 
 
 def run_versions(
@@ -64,57 +83,113 @@ def run_versions(
     """As `run`, just these versions. A feed that is not there yet is made from the log, whose events are read by `origin`."""
     require_ready(settings, chosen)
     spark, root = session(settings), settings.lake.root
-    create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
-    fed = {view.query: view for view in chosen if view.source == "feed"}
-    by_query = {view.query: view for view in chosen}
-    with ExitStack() as held:
-        stop = held.enter_context(stop_requests())
-        held.enter_context(_told(settings, chosen, job))
-        for view in chosen:
-            table = view_path(root, view.name, "speed", view.label)
-            topics = kafka_topics(settings, view.inputs if _source(settings, view) == "kafka" else ())
-            held.enter_context(guarded(spark, query=view.query, root=root, tables=[table], topics=topics))
-            _enter_batches(spark, settings, view)
-        side_by_side(spark, [partial(_feed, spark, settings, view, origin) for view in fed.values()])
-        watcher = held.enter_context(observer(spark, settings, job, [*by_query]))
+    with ExitStack() as at_the_end:
+        stop = at_the_end.enter_context(stop_requests())
+        views = at_the_end.enter_context(held(spark, settings, chosen, origin=origin, job=job))
+        watcher = at_the_end.enter_context(observer(spark, settings, job, views.names))
 
         def at_end(query: str) -> None:
-            _enter_batches(spark, settings, by_query[query])
+            views.enter_batches(query)
             if once and not stop.is_set():
-                _tell_what_waits(spark, root, by_query[query])
+                _tell_what_waits(spark, root, views.views[query])
 
-        queries = _start_all(spark, settings, chosen, once=once)
         await_all(
-            queries,
+            views.start(once=once),
             root=root,
             stop=stop,
             at_end=at_end,
             observer=watcher,
-            meanwhile=None if once or not fed else _feeder(spark, settings, fed),
+            meanwhile=None if once else views.extend_feeds,
         )
 
 
 def require_ready(settings: Settings, chosen: Sequence[View]) -> None:
     """Raise where a topic or the log that the views read is not there, or the disk has no room: before anything is made for them."""
-    read = {name: [view for view in chosen if _source(settings, view) == name] for name in _SOURCES}
-    if read["kafka"] or any(view.name == WORD_COUNTS for view in chosen):
-        require_topics(
-            settings.kafka.bootstrap_servers,
-            _topics(settings, chosen, read["kafka"]),
-            options=kafka_options(settings),
-            written=[settings.kafka.topics.word_counts_output],
-        )
+    require_their_topics(settings, chosen)
     spark, root, kinds = session(settings), settings.lake.root, catalog.kinds(settings)
     for view in chosen:
         guards.require_space(root, query=view.query, min_free_mebibytes=settings.lake.min_free_mebibytes)
-    of_log = dict.fromkeys(kinds[kind].table for view in read["log"] for kind in view.inputs)
-    log_versions(spark, settings, [*of_log])
-    if read["feed"]:
+    source = {view.query: versions.source_of(spark, settings, view) for view in chosen}
+    of_log = [kind for view in chosen if source[view.query] == "log" for kind in view.inputs]
+    log_versions(spark, settings, [*dict.fromkeys(kinds[kind].table for kind in of_log)])
+    if "feed" in source.values():
         feeding.require_history(spark, settings)
 
 
-def _source(settings: Settings, view: View) -> str:
-    return view.source or settings.speed.source
+def require_their_topics(settings: Settings, chosen: Sequence[View]) -> None:
+    """Raises KafkaUnreachable, TopicMissing where a view needs Kafka: asked before a session is made, on a local lake."""
+    of_kafka = _of_kafka(_early_session(settings), settings, chosen)
+    if of_kafka or any(view.name == WORD_COUNTS for view in chosen):
+        require_topics(
+            settings.kafka.bootstrap_servers,
+            _topics(settings, chosen, of_kafka),
+            options=kafka_options(settings),
+            written=[settings.kafka.topics.word_counts_output],
+        )
+
+
+@dataclass(frozen=True)
+class Held:
+    """Queries of views that are this process's: what is done with them, by the name of the query where one is meant."""
+
+    spark: SparkSession
+    settings: Settings
+    views: Mapping[str, View]
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.views]
+
+    def start(self, *, once: bool) -> list[StreamingQuery]:
+        return _start_all(self.spark, self.settings, [*self.views.values()], once=once)
+
+    def enter_batches(self, query: str) -> None:
+        """Into the ledger, what the query has finished."""
+        if query in self.views:
+            _enter_batches(self.spark, self.settings, self.views[query])
+
+    @cached_property
+    def extend_feeds(self) -> Callable[[Sequence[str]], object] | None:
+        """To be called with the queries that still run; None where none of them reads a feed."""
+        fed = {query: view for query, view in self.views.items() if view.source == "feed"}
+        return _feeder(self.spark, self.settings, fed) if fed else None
+
+
+@contextmanager
+def held(
+    spark: SparkSession,
+    settings: Settings,
+    chosen: Sequence[View],
+    *,
+    origin: Origin = "typed",
+    job: str = "speed",
+) -> Iterator[Held]:
+    """The queries of these versions are this process's, behind their guards (`streaming.guarded`), and whoever follows the lineage is
+    told.
+    """
+    root, of_kafka = settings.lake.root, _of_kafka(spark, settings, chosen)
+    create_table(spark, table_path(root, BATCH_LEDGER), SCHEMAS[BATCH_LEDGER])
+    with ExitStack() as at_the_end:
+        at_the_end.enter_context(_told(settings, chosen, of_kafka, job))
+        for view in chosen:
+            table = view_path(root, view.name, "speed", view.label)
+            topics = kafka_topics(settings, view.inputs if view in of_kafka else ())
+            at_the_end.enter_context(
+                guarded(spark, query=view.query, root=root, tables=[table], topics=topics)
+            )
+            _enter_batches(spark, settings, view)
+        fed = [view for view in chosen if view.source == "feed"]
+        side_by_side(spark, [partial(_feed, spark, settings, view, origin) for view in fed])
+        yield Held(spark, settings, {view.query: view for view in chosen})
+
+
+def _early_session(settings: Settings) -> SparkSession | None:
+    """A local lake is looked at without one: what is refused is refused before Spark starts."""
+    return None if local_path(settings.lake.root) is not None else session(settings)
+
+
+def _of_kafka(spark: SparkSession | None, settings: Settings, views: Sequence[View]) -> list[View]:
+    return [view for view in views if versions.source_of(spark, settings, view) == "kafka"]
 
 
 def _feed(spark: SparkSession, settings: Settings, view: View, origin: Origin) -> None:
@@ -153,12 +228,12 @@ def _tell_what_waits(spark: SparkSession, root: str, view: View) -> None:
         )
 
 
-def _told(settings: Settings, views: Sequence[View], job: str) -> AbstractContextManager[None]:
+def _told(
+    settings: Settings, views: Sequence[View], of_kafka: Sequence[View], job: str
+) -> AbstractContextManager[None]:
     root, kinds = settings.lake.root, catalog.kinds(settings)
-    of_kafka = [kind for view in views if _source(settings, view) == "kafka" for kind in view.inputs]
-    of_log = dict.fromkeys(
-        kind for view in views if _source(settings, view) != "kafka" for kind in view.inputs
-    )
+    of_topics = [kind for view in of_kafka for kind in view.inputs]
+    of_log = dict.fromkeys(kind for view in views if view not in of_kafka for kind in view.inputs)
     outputs = [lineage.table(view_path(root, view.name, "speed", view.label)) for view in views]
     return lineage.told(
         settings,
@@ -166,7 +241,7 @@ def _told(settings: Settings, views: Sequence[View], job: str) -> AbstractContex
         inputs=[
             *[
                 lineage.topic(settings.kafka.bootstrap_servers, name)
-                for name in kafka_topics(settings, of_kafka).names
+                for name in kafka_topics(settings, of_topics).names
             ],
             *[lineage.table(table_path(root, kinds[kind].table)) for kind in of_log],
         ],
@@ -234,7 +309,12 @@ def _events(spark: SparkSession, settings: Settings, view: View, kind: str) -> D
     feed = feed_of(settings.lake.root, view)
     if feed is not None:
         return stream_of_feed(spark, feed, kind)
-    return stream_events(spark, settings, kind, source=_source(settings, view))
+    if versions.source_of(spark, settings, view) == "kafka":
+        return stream_of_kafka(spark, settings, kind)
+    has_begun = (
+        checkpoints.last_committed_batch(spark, checkpoint_path(settings.lake.root, view.query)) is not None
+    )
+    return stream_of_log(spark, settings, kind, has_begun=has_begun)
 
 
 def _writer(settings: Settings, view: View, table: str) -> BatchWriter:

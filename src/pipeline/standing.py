@@ -294,7 +294,7 @@ def _lag(
     root = settings.lake.root
     checkpoint = checkpoint_path(root, query.name)
     read = checkpoints.versions_read(spark, checkpoint)
-    is_of_log = query.view is not None and (query.view.source or settings.speed.source) != "kafka"
+    is_of_log = query.view is not None and versions.source_of(spark, settings, query.view) != "kafka"
     if read or (is_of_log and checkpoints.last_batch(spark, checkpoint) is None):
         return _lag_of_log(spark, root, query, read, now=now)
     if kafka.silence is not None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
@@ -22,13 +22,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from pipeline import catalog, files
+from pipeline import catalog, checkpoints, files
 from pipeline.delta_log import commit, newest_version, version_at
 from pipeline.errors import DefinitionChanged
 from pipeline.published import KEPT_HISTORY, Origin
 from pipeline.settings import Settings
 from pipeline.sinks import append_with, commit_lock, create_table
-from pipeline.tables import SCHEMAS, VIEW_VERSIONS, local_path, table_path
+from pipeline.tables import SCHEMAS, VIEW_VERSIONS, checkpoint_path, local_path, table_path
 from pipeline.views import Source, View, labelled
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "live_views",
     "read",
     "require_same_definition",
+    "source_of",
 ]
 
 _ORIGINAL = re.compile(r"v(\d+)")
@@ -123,6 +124,16 @@ def require_same_definition(settings: Settings, views: Sequence[View]) -> None:
                 live=view.label,
                 version=now,
             )
+
+
+def source_of(spark: SparkSession | None, settings: Settings, view: View) -> Literal["feed", "kafka", "log"]:
+    """What the view's query reads. One that has begun goes on with what it has read, for a checkpoint cannot change its sources:
+    `speed.source` decides for those that begin. Without a session only in a lake on this machine.
+    """
+    if view.source is not None:
+        return view.source
+    begun = checkpoints.reads(spark, checkpoint_path(settings.lake.root, view.query))
+    return begun or ("kafka" if settings.speed.source == "kafka" else "log")
 
 
 def changing(settings: Settings) -> AbstractContextManager[None]:

@@ -52,6 +52,18 @@ def _speed(settings: Settings, arguments: Arguments) -> None:
     speed.run(settings, views=views, once=arguments.once)
 
 
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("views", nargs="*", metavar="VIEW", help="which views beside ingest (default: all)")
+    _once_option(parser)
+
+
+def _run(settings: Settings, arguments: Arguments) -> None:
+    views = known_views(settings, arguments.views)
+    from pipeline import single_process
+
+    single_process.run(settings, views=views, once=arguments.once)
+
+
 def _batch_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("views", nargs="*", metavar="VIEW", help="which views (default: all)")
     parser.add_argument(
@@ -195,6 +207,14 @@ COMMANDS = [
         _speed_options,
         is_job=True,
         examples=("pipeline speed", "pipeline speed customer_hourly_spend word_counts --once"),
+    ),
+    Command(
+        "run",
+        "ingest and the streaming views, in one process",
+        _run,
+        _run_options,
+        is_job=True,
+        examples=("pipeline run", "pipeline run customer_hourly_spend", "pipeline run --once"),
     ),
     Command(
         "stop",

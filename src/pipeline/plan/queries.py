@@ -23,7 +23,7 @@ from pipeline.kafka_check import require_topics
 from pipeline.settings import Settings
 from pipeline.sources import kafka_options, kafka_topics
 from pipeline.standing import Query
-from pipeline.tables import checkpoint_path, table_path, view_path
+from pipeline.tables import checkpoint_path, view_path
 
 __all__ = ["QueryPlan", "Verdict", "of_query", "tables_of"]
 
@@ -116,7 +116,7 @@ def _comparisons(
     root, view = settings.lake.root, query.view
     if view is not None:
         versions.require_same_definition(settings, [view])
-    topics = kafka_topics(settings, [*query.kinds] if _reads_kafka(settings, query) else ())
+    topics = kafka_topics(settings, [*query.kinds] if _reads_kafka(spark, settings, query) else ())
     if topics.names:
         require_topics(settings.kafka.bootstrap_servers, topics.names, options=kafka_options(settings))
     tables = tables_of(settings, query)
@@ -127,7 +127,6 @@ def _comparisons(
     columns = [guards.compared_columns(spark, path, schema) for path, schema in schemas.items()]
     yield Comparison(forbidden=[difference for difference in columns if difference is not None])
     if checkpoints.last_batch(spark, checkpoint) is None:
-        _require_log(spark, settings, query)
         return
     yield guards.compared_plan(
         _rows(spark, settings, query),
@@ -140,8 +139,8 @@ def _comparisons(
     )
 
 
-def _reads_kafka(settings: Settings, query: Query) -> bool:
-    return query.view is None or (query.view.source or settings.speed.source) == "kafka"
+def _reads_kafka(spark: SparkSession, settings: Settings, query: Query) -> bool:
+    return query.view is None or versions.source_of(spark, settings, query.view) == "kafka"
 
 
 def _rows(spark: SparkSession, settings: Settings, query: Query) -> DataFrame:
@@ -149,14 +148,6 @@ def _rows(spark: SparkSession, settings: Settings, query: Query) -> DataFrame:
     return (
         speed.stream_rows(spark, settings, query.view) if query.view else ingest.stream_rows(spark, settings)
     )
-
-
-def _require_log(spark: SparkSession, settings: Settings, query: Query) -> None:
-    """A new query that reads the log needs its tables to be there."""
-    if _reads_kafka(settings, query) or (query.view is not None and query.view.source is not None):
-        return
-    for kind in query.kinds.values():
-        spark.read.format("delta").load(table_path(settings.lake.root, kind.table))
 
 
 def _verdict(

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pyspark.sql import SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import catalog, checkpoints
+from pipeline import catalog, checkpoints, versions
 from pipeline.delta_log import newest_version
 from pipeline.errors import CheckpointDamaged, DependencyError, KafkaFailed
 from pipeline.kafka_offsets import Held, can_be_asked
@@ -65,7 +65,7 @@ def catch_ups(
     for query in queries:
         is_running = query.name in running
         known = standing(spark, settings, query, is_running=is_running, kafka=kafka, now=now)
-        is_of_kafka = query.view is None or (query.view.source or settings.speed.source) == "kafka"
+        is_of_kafka = query.view is None or versions.source_of(spark, settings, query.view) == "kafka"
         is_told = is_of_kafka and kafka.silence is None and known.problem is None
         most = settings.speed if query.view else settings.ingest
         found[query.name] = _catch_up(
