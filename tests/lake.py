@@ -105,6 +105,11 @@ def fresh(base: Settings, bootstrap: str, root: Path) -> Settings:
     )
 
 
+def on_kafka(settings: Settings) -> Settings:
+    """The same, but views that begin read Kafka itself."""
+    return replace(settings, speed=replace(settings.speed, source="kafka"))
+
+
 def send(settings: Settings, records: Iterable[Sent]) -> None:
     """Send the records in their order, each partition keeping it."""
     producer = Producer(

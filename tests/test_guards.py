@@ -25,8 +25,8 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lake import at, order, rows_of, send
-from pipeline import audit, catalog, ingest, plan, serving, speed, status
+from lake import at, on_kafka, order, rows_of, send
+from pipeline import audit, catalog, checkpoints, ingest, plan, serving, speed, status
 from pipeline.devservices import kafka
 from pipeline.errors import (
     CheckpointDamaged,
@@ -76,6 +76,7 @@ def drop_first_records(settings: Settings, *, before: int) -> None:
 def test_a_topic_that_was_made_anew_is_refused_shorter_or_longer(
     spark: SparkSession, settings: Settings
 ) -> None:
+    settings = on_kafka(settings)
     send(settings, [order(f"o{i}", time=at(i)) for i in range(4)])
     ingest.run(settings, once=True)
     run_spend(settings)
@@ -248,6 +249,7 @@ def test_a_table_that_was_restored_under_its_checkpoint_is_refused_until_it_is_b
 def test_a_plan_that_does_not_fit_its_checkpoint_is_refused_with_the_difference_named(
     spark: SparkSession, settings: Settings
 ) -> None:
+    settings = on_kafka(settings)
     send(settings, [order("o1")])
     run_spend(settings)
     before = spend(spark, settings)
@@ -286,22 +288,29 @@ def test_a_plan_that_does_not_fit_its_checkpoint_is_refused_with_the_difference_
     with pytest.raises(PlanChanged) as refused:
         run_spend(replace(settings, kafka=replace(settings.kafka, topics=other_topic)))
     assert [what for what, _, _ in refused.value.differences] == ["topics"]
-    with pytest.raises(PlanChanged):
-        run_spend(replace(settings, speed=replace(settings.speed, source="log")))
     assert spend(spark, settings) == before
 
 
-def test_a_query_that_has_read_the_log_does_not_go_on_with_kafka(
+def test_a_query_goes_on_with_the_source_that_it_has_begun_with(
     spark: SparkSession, settings: Settings
 ) -> None:
-    of_the_log = replace(settings, speed=replace(settings.speed, source="log"))
+    of_kafka = on_kafka(settings)
     send(settings, [order("o1", time=at(0))])
+    speed.run(of_kafka, views=["order_outcomes"], once=True)
     ingest.run(settings, once=True)
-    run_spend(of_the_log)
-    with pytest.raises(PlanChanged) as refused:
-        run_spend(settings)
-    assert [what for what, _, _ in refused.value.differences] == ["topics"]
-    run_spend(of_the_log)
+    run_spend(settings)
+    send(settings, [order("o2", time=at(1))])
+    speed.run(settings, views=["order_outcomes"], once=True)
+    run_spend(of_kafka)
+    of_the_log = rows_of(serving.read(spark, settings, SPEND, layer="speed"))
+    assert [row["order_count"] for row in of_the_log] == [1], "ingest has not read the second one yet"
+    outcomes = rows_of(serving.read(spark, settings, VIEWS["order_outcomes"], layer="speed"))
+    ingest.run(settings, once=True)
+    run_spend(of_kafka)
+    assert [row["order_count"] for row in spend(spark, settings)] == [2]
+    assert checkpoints.reads(spark, checkpoint_path(settings.lake.root, "order_outcomes_v1")) == "kafka"
+    assert checkpoints.reads(spark, checkpoint_path(settings.lake.root, SPEND.query)) == "log"
+    assert outcomes == []
 
 
 @pytest.mark.parametrize(("note", "text"), [("sources.json", None), ("plan.json", ""), ("tables.json", "{")])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from lake import Sent, at, fresh, order, send
+from lake import Sent, at, fresh, on_kafka, order, send
 from pipeline import audit, cli, ingest, kafka_check, kafka_login, speed
 from pipeline.devservices import kafka
 from pipeline.errors import ConfigurationError, DependencyError, KafkaRefused, TopicMissing
@@ -226,7 +226,7 @@ def test_a_secured_broker_is_read_and_written_by_every_job(
     ingest.run(as_(broker.as_user("ingest")), once=True)
     send(plain, [order("three", time=at(2))])
     ingest.run(as_(broker.by_certificate("client"), "CERTIFICATE"), once=True)
-    speed.run(as_(broker.as_user("speed")), views=["word_counts"], once=True)
+    speed.run(on_kafka(as_(broker.as_user("speed"))), views=["word_counts"], once=True)
 
     assert spark.read.format("delta").load(table_path(plain.lake.root, RAW_EVENTS)).count() == 4
     words = spark.read.format("delta").load(view_path(plain.lake.root, "word_counts", "speed", 1))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from lake import at, order, rows_of, send
+from lake import at, on_kafka, order, rows_of, send
 from pipeline import audit, batch, cli, evidence, ingest, reconcile, speed
 from pipeline.late import recorded
 from pipeline.published import published
@@ -49,8 +48,8 @@ def test_what_no_batch_has_covered_is_not_healed(
     """A second late event comes after the batch run: it is entered beside the first, and only the next run heals it."""
     here = story.copy(tmp_path / "later")
     send(here, [order("later", time=at(3), customer_id="c9")])
-    speed.run(here, views=[SPEND], once=True)
     ingest.run(here, once=True)
+    speed.run(here, views=[SPEND], once=True)
     options = ["--env", "test", "--set", f"lake.root={here.lake.root}"]
     options += ["--set", f"kafka.topics.orders={here.kafka.topics.orders}"]
     capsys.readouterr()
@@ -67,8 +66,8 @@ def test_what_no_batch_has_covered_is_not_healed(
     assert all(row["healed_at"] for row in rows_of(recorded(spark, here.lake.root, SPEND)))
 
 
-def test_the_log_as_a_source_is_proven_too(spark: SparkSession, settings: Settings) -> None:
-    here = replace(settings, speed=replace(settings.speed, source="log"))
+def test_kafka_as_a_source_is_proven_too(spark: SparkSession, settings: Settings) -> None:
+    here = on_kafka(settings)
     send(here, [order(f"o{i}", time=at(10 * i), partition=i % 2) for i in range(4)])
     ingest.run(here, once=True)
     speed.run(here, views=[SPEND], once=True)

@@ -166,12 +166,17 @@ def test_both_layers_agree_but_for_the_late_events(
 
 def _play(spark: SparkSession, here: Settings, plan: Plan, seen: Counter[str]) -> None:
     send(here, plan.first)
+    ingest.run(here, once=True)
     speed.run(here, views=CLOCKED, once=True)
     first_matches = rows_of(serving.read(spark, here, VIEWS["enriched_orders"], layer="speed"))
     send(here, plan.rest)
-    in_batches = replace(here.speed, max_offsets_per_trigger=plan.batch_size)
-    speed.run(replace(here, speed=in_batches), views=CLOCKED, once=True)
-    ingest.run(here, once=True)
+    in_batches = replace(
+        here,
+        ingest=replace(here.ingest, max_offsets_per_trigger=plan.batch_size),
+        speed=replace(here.speed, max_offsets_per_trigger=plan.batch_size),
+    )
+    ingest.run(in_batches, once=True)
+    speed.run(in_batches, views=CLOCKED, once=True)
     batch.run(here, views=CLOCKED, until=at(60 * 24 * 5))
     records = read_records(here.kafka.bootstrap_servers, list(topics_of(here).values()))
     log = accepted_log(records, kinds_of(here))
@@ -245,8 +250,8 @@ def test_a_seeded_query_counts_from_its_seed_on(spark: SparkSession, settings: S
             old[7],
         ],
     )
-    speed.run(settings, views=["customer_totals"], once=True)
     ingest.run(settings, once=True)
+    speed.run(settings, views=["customer_totals"], once=True)
     records = read_records(settings.kafka.bootstrap_servers, [settings.kafka.topics.orders])
     expected = REFERENCE["customer_totals"](accepted_log(records, kinds_of(settings)))
     assert len(expected) == 1001

@@ -203,10 +203,11 @@ def test_a_view_is_made_anew_beside_the_live_one(
     reader, table = Reader(here), view_path(here.lake.root, READ.name, "speed", "1r1")
     plan = plan_of(random.Random(7))
     send(here, plan.first)
+    ingest.run(here, once=True)
     speed.run(here, views=[READ.name], once=True)
     send(here, [*plan.rest, BROKEN, Sent(b"to be or not to be", kind="text-lines")])
+    ingest.run(replace(slices, ingest=replace(here.ingest, max_offsets_per_trigger=30)), once=True)
     speed.run(slices, views=[READ.name], once=True)
-    ingest.run(here, once=True)
     dead_letters.fix(here, merge_patch('{"total": "3.00"}'), author="me", reason="it was not much")
     assert dead_letters.replay(here).passed == 1
     with reader.reading(at_least=1000):
@@ -222,8 +223,8 @@ def test_a_view_is_made_anew_beside_the_live_one(
         live_from_here = partial(promotion.replay, now_and_then, [READ.name], once=False)
         with running(here, live_from_here, f"{READ.name}_v1r1"):
             send(here, LATER)
-            speed.run(here, views=[READ.name], once=True)
             ingest.run(here, once=True)
+            speed.run(here, views=[READ.name], once=True)
             wait_until(lambda: has(here, "1r1", "after a day"))
             before = newest_version(None, table)
             found = promotion.promote(here, READ.name, is_confirmed=lambda _: True)
@@ -322,8 +323,8 @@ def test_a_version_made_from_the_raw_bytes_in_both_layers_becomes_live(
     slices = replace(settings, speed=replace(settings.speed, max_offsets_per_trigger=4))
     hours = [order(f"o{number}", time=at(20 * number), customer_id="c1") for number in range(9)]
     send(settings, [*hours, BROKEN, order("late", time=at(1), customer_id="c-late")])
+    ingest.run(replace(slices, ingest=replace(settings.ingest, max_offsets_per_trigger=4)), once=True)
     speed.run(slices, views=[name], once=True)
-    ingest.run(settings, once=True)
     dead_letters.fix(settings, merge_patch('{"total": "3.00"}'), author="me", reason="it was not much")
     assert dead_letters.replay(settings).passed == 1
     typed = table_path(settings.lake.root, ORDER_EVENTS)

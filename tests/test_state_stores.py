@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lake import at, line, order, product, rows_of, send
-from pipeline import plan, serving, speed
+from pipeline import ingest, plan, serving, speed
 from pipeline.settings import Settings
 from pipeline.state_stores import keeping_state_in, state_store
 from pipeline.tables import checkpoint_path
@@ -79,6 +79,7 @@ def asking(settings: Settings, *, join_state: str) -> Settings:
 
 
 def run(settings: Settings, *, join_state: str) -> None:
+    ingest.run(settings, once=True)
     speed.run(asking(settings, join_state=join_state), views=[JOIN.name], once=True)
 
 

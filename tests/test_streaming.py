@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from lake import at, cancellation, order, rows_of, send
+from lake import at, cancellation, on_kafka, order, rows_of, send
 from pipeline import batch, ingest, querying, serving, sinks, speed, status, stopping
 from pipeline.delta_log import newest_version
 from pipeline.errors import AlreadyRunning, CheckpointMismatch, RefusedToStart, UsageError
@@ -139,8 +138,8 @@ def test_a_query_runs_once_at_a_time(spark: SparkSession, settings: Settings) ->
         pass
 
 
-def test_speed_reads_the_log_by_setting(spark: SparkSession, settings: Settings) -> None:
-    here = replace(settings, speed=replace(settings.speed, source="log"))
+def test_speed_reads_kafka_by_setting(spark: SparkSession, settings: Settings) -> None:
+    here = on_kafka(settings)
     send(settings, [order(f"o{i}", time=at(10 * i), customer_id="c1") for i in range(8)])
     ingest.run(here, once=True)
     speed.run(here, views=[SPEND.name], once=True)
@@ -159,6 +158,7 @@ def test_what_cannot_be_asked_is_told(spark: SparkSession, settings: Settings) -
     with pytest.raises(RefusedToStart):
         batch.run(settings)
     send(settings, [order("o1")])
+    ingest.run(settings, once=True)
     speed.run(settings, views=[SPEND.name], once=True)
     with pytest.raises(UsageError):
         querying.query(settings, SPEND.name, where="no_such_column = 1")

@@ -42,6 +42,7 @@ class _Worker:
             "overrides": [
                 f"kafka.bootstrap_servers={self.here.kafka.bootstrap_servers}",
                 f"lake.root={self.here.lake.root}",
+                f"speed.source={self.here.speed.source}",
                 f"kafka.topics.orders={topics.orders}",
                 f"kafka.topics.products={topics.products}",
                 f"kafka.topics.text_lines={topics.text_lines}",
@@ -96,7 +97,7 @@ def play_with_kills(told: Play, seed: int, folder: Path) -> None:
         number += 1
         assert number < 10, "the worker is always done before it can be killed"
     send(told.here, logs.ending(1))
-    _Worker(told.here, actors, max(told.batch_sizes), folder / "worker-last.log").succeed()
+    _Worker(told.here, [INGEST, *told.views], max(told.batch_sizes), folder / "worker-last.log").succeed()
     check(told)
 
 
