@@ -61,7 +61,8 @@ def extended(
         plain,
         extensions="payments",
         kafka=replace(plain.kafka, extension_topics={"payments": topic}),
-        speed=replace(plain.speed, max_offsets_per_trigger=300),
+        ingest=replace(plain.ingest, max_offsets_per_trigger=300),
+        speed=replace(plain.speed, max_offsets_per_trigger=100),
     )
 
 
@@ -100,6 +101,7 @@ class Terminal:
             "kafka.topics.word_counts_output": topics.word_counts_output,
             "kafka.extension_topics": json.dumps(dict(kafka_settings.extension_topics)),
             "lake.root": settings.lake.root,
+            "ingest.max_offsets_per_trigger": settings.ingest.max_offsets_per_trigger,
             "speed.max_offsets_per_trigger": settings.speed.max_offsets_per_trigger,
         }
         self._options = ["--env", "test", *(f"--set={key}={value}" for key, value in pairs.items())]

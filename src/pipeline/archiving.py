@@ -76,7 +76,8 @@ def _settings(settings: Settings, bootstrap: str, lake: Path, archive: Path) -> 
         settings,
         kafka=replace(settings.kafka, bootstrap_servers=bootstrap),
         lake=replace(settings.lake, root=str(lake)),
-        speed=replace(settings.speed, max_offsets_per_trigger=_EVENTS // 2),
+        ingest=replace(settings.ingest, max_offsets_per_trigger=_EVENTS // 2),
+        speed=replace(settings.speed, max_offsets_per_trigger=_EVENTS // 4),
         spark=replace(settings.spark, conf={**settings.spark.conf, **options}),
     )
 

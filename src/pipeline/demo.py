@@ -5,14 +5,10 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-
-from pyspark.sql import SparkSession
-from pyspark.util import inheritable_thread_target
 
 from pipeline import (
     audit,
@@ -62,9 +58,11 @@ def run(settings: Settings, *, events: int, seed: int, keep: bool) -> int:
             at_the_end.callback(_stop, home)
         here = _settings(settings, home, events)
         _fill(here, events, seed)
-        spark = session(here)
-        with console.step("streaming: Kafka → the log, and Kafka → the five views, side by side"):
-            _side_by_side(spark, lambda: ingest.run(here, once=True), lambda: speed.run(here, once=True))
+        session(here)
+        with console.step("ingest: Kafka → the log"):
+            ingest.run(here, once=True)
+        with console.step("speed: the log → the five views, as streams"):
+            speed.run(here, once=True)
         batch.run(here)
         accounts = audit.run(here)
         agreements = reconcile.run(here)
@@ -103,20 +101,6 @@ def _fill(settings: Settings, events: int, seed: int) -> None:
         shop.seed(settings.postgres.source_url, orders=shop.ORDERS, seed=seed)
 
 
-def _side_by_side(spark: SparkSession, *jobs: Callable[[], None]) -> None:
-    """Run the jobs in threads of this session; the first error, or Ctrl-C, ends the streams of all, and is raised."""
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        running = [pool.submit(inheritable_thread_target(spark)(job)) for job in jobs]
-        try:
-            wait(running, return_when=FIRST_EXCEPTION)
-        finally:
-            if not all(job.done() for job in running):
-                for query in spark.streams.active:
-                    query.stop()
-    for job in running:
-        job.result()
-
-
 def _stop(home: Path) -> None:
     postgres.stop(home / "postgres")
     kafka.stop(home / "kafka")
@@ -125,7 +109,7 @@ def _stop(home: Path) -> None:
 def _settings(settings: Settings, home: Path, events: int) -> Settings:
     """The given settings on the demo's own lake, Kafka and Postgres, which are started.
 
-    The micro-batches are small enough for events to come late.
+    The micro-batches are small enough for events to come late: a view takes one commit of ingest in each.
     """
     with console.step("starting Kafka and Postgres"):
         broker = kafka.start(home / "kafka", port=0)
@@ -140,7 +124,8 @@ def _settings(settings: Settings, home: Path, events: int) -> Settings:
             warehouse_url=server.url(postgres.WAREHOUSE),
         ),
         lake=replace(settings.lake, root=str(home / "lake")),
-        speed=replace(settings.speed, max_offsets_per_trigger=max(1, events // MICRO_BATCHES)),
+        ingest=replace(settings.ingest, max_offsets_per_trigger=max(1, events // MICRO_BATCHES)),
+        speed=replace(settings.speed, max_offsets_per_trigger=max(1, events // MICRO_BATCHES // 2)),
         spark=replace(
             settings.spark, conf={**settings.spark.conf, "spark.driver.extraJavaOptions": SHORT_SESSION}
         ),
