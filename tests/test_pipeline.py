@@ -59,7 +59,9 @@ def played(
         kafka=replace(base_settings.kafka, bootstrap_servers=bootstrap, topics=topics),
         lake=replace(base_settings.lake, root=str(tmp_path_factory.mktemp("e2e"))),
         ingest=replace(base_settings.ingest, max_offsets_per_trigger=1500),
-        speed=replace(base_settings.speed, max_offsets_per_trigger=700),  # a commit of ingest in each micro-batch
+        speed=replace(
+            base_settings.speed, max_offsets_per_trigger=700
+        ),  # a commit of ingest in each micro-batch
     )
     kafka.create_topics(bootstrap, {topics.word_counts_output: 1})
     generate.generate(
