@@ -24,11 +24,6 @@ RAW_BYTES = 55.0
 """Of it in raw_events, as Parquet."""
 TYPED_BYTES = 26.0
 """In order_events."""
-ROW_BYTES = 30.0
-"""Of a row of the speed table; assumed."""
-SCAN_ROWS_A_SECOND = 10_000_000.0
-"""Rows whose keys a core looks through in a merge; assumed."""
-
 BUSY = 0.5
 """The share of its cores that a stream may use: the rest is for catching up after a stop."""
 ACTION_BYTES = 600.0
@@ -38,15 +33,14 @@ ACTION_BYTES = 600.0
 @dataclass(frozen=True)
 class Scale:
     events_a_second: int
-    customers: int
     trigger_seconds: int
     partitions: int
 
 
 SCALES = (
-    Scale(10_000, 100_000, 5, 8),
-    Scale(1_000_000, 5_000_000, 30, 192),
-    Scale(10_000_000, 50_000_000, 60, 1536),
+    Scale(10_000, 5, 8),
+    Scale(1_000_000, 30, 192),
+    Scale(10_000_000, 60, 1536),
 )
 
 
@@ -74,38 +68,6 @@ def appended(scale: Scale, *, bytes_an_event: float, compact_every_seconds: int 
             table.small_files = 0
             table.commits += 1
     return table
-
-
-@dataclass
-class Upserted:
-    """What a day adds to a speed table: its rows, its commits, and the bytes that merges have written, anew for the most part."""
-
-    rows: float = 0.0
-    commits: int = 0
-    written_bytes: float = 0.0
-
-
-def upserted(scale: Scale) -> Upserted:
-    """A day of merges into hourly windows, each of which writes the files of the open hour anew.
-
-    Of C customers n events of an hour reach C·(1 - e^(-n/C)).
-    """
-    table = Upserted()
-    for _ in range(24):
-        open_rows = 0.0
-        for second in range(scale.trigger_seconds, HOUR_SECONDS + 1, scale.trigger_seconds):
-            events = scale.events_a_second * second
-            open_rows = scale.customers * (1 - math.exp(-events / scale.customers))
-            table.commits += 1
-            table.written_bytes += open_rows * ROW_BYTES
-        table.rows += open_rows
-    return table
-
-
-def days_until_half_the_trigger(scale: Scale, rows_a_day: float, cpu_microseconds: float) -> float:
-    """After how many days looking through the table takes half of each trigger, on all cores of the view."""
-    core_seconds = math.ceil(cores(scale, cpu_microseconds)) * scale.trigger_seconds / 2
-    return core_seconds * SCAN_ROWS_A_SECOND / rows_a_day
 
 
 def cores(scale: Scale, cpu_microseconds: float) -> float:
@@ -146,31 +108,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             for scale in SCALES
             for every in (None, HOUR_SECONDS)
             for table in [appended(scale, bytes_an_event=RAW_BYTES, compact_every_seconds=every)]
-        ],
-    )
-    _table(
-        "customer_hourly_spend, speed",
-        [
-            "events a second",
-            "customers",
-            "trigger",
-            "rows a day",
-            "commits a day",
-            "TB a day that merges write",
-            "days",
-        ],
-        [
-            [
-                f"{scale.events_a_second:,}",
-                f"{scale.customers:,}",
-                f"{scale.trigger_seconds} s",
-                f"{table.rows:,.0f}",
-                f"{table.commits:,}",
-                f"{table.written_bytes / 1e12:,.2f}",
-                f"{days_until_half_the_trigger(scale, table.rows, asked.spend):,.0f}",
-            ]
-            for scale in SCALES
-            for table in [upserted(scale)]
         ],
     )
     return 0

@@ -404,4 +404,4 @@ def test_keyed_state_that_does_not_say_which_row_of_a_key_counts(
     speed.stream_rows(spark, settings, totals)
     speed.stream_rows(spark, settings, SPEND)
     with pytest.raises(RefusedToStart, match="precedence"):
-        speed.stream_rows(spark, settings, replace(totals, precedence=None))
+        speed.stream_rows(spark, settings, replace(totals, precedence=()))

@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "ends": {
         "catalog", "sources", "sinks", "feeds", "observe", "exporter", "progress", "session", "tables", "files", "checkpoints", "streaming", "ledger", "repairs", "kafka_check", "jars", "java", "class_archive",
-        "alerts", "problems", "slack", "guards.", "leases", "jvm", "kafka_topics", "kafka_offsets", "kafka_login", "delta_log", "state_stores", "stopping", "dbt_project", "postgres", "postgres_source",
+        "alerts", "problems", "slack", "guards.", "leases", "jvm", "kafka_topics", "kafka_offsets", "kafka_login", "delta_log", "compaction", "state_stores", "stopping", "dbt_project", "postgres", "postgres_source",
         "warehouse", "reading", "local_lake", "rendering",
     },
     "pure": {"transforms.", "views", "served", "conditions"},

@@ -22,7 +22,7 @@ def test_money_beyond_a_double_is_found_by_its_value(tmp_path: Path, amount: str
     money = pa.array([Decimal(amount)], pa.decimal128(38, 2))
     write_deltalake(str(tmp_path), pa.table({"money": money}))
     lake = DuckDb()
-    name = lake.relation(Table(str(tmp_path), 0))
+    name = lake.relation(Table(str(tmp_path), 0)).name
     assert [*lake.rows(f"SELECT money FROM {name} WHERE money = {amount}")] == [(Decimal(amount),)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Commit",
+    "DataFile",
     "append_as",
     "bytes_per_row",
     "commit",
     "commits",
+    "file_count",
     "has_only_grown",
     "local_table",
     "newest_transaction",
     "newest_version",
     "oldest_added",
+    "put_together",
     "table_id",
     "table_property",
     "table_schema",
@@ -62,6 +65,14 @@ class Commit:
     metadata: dict[str, Any] | None
     rows: int
     transactions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a table, with what Delta knows of it."""
+
+    path: str
+    bytes: int
 
 
 def newest_version(spark: SparkSession | None, path: str) -> int | None:
@@ -152,7 +163,8 @@ def transactions(spark: SparkSession, path: str) -> dict[str, int]:
 
 
 def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) -> None:
-    """Append the rows in one commit that carries this application id and batch id, whatever the table has taken before.
+    """Append the rows in one commit that carries this application id and batch id, whatever the table has taken before; no rows
+    make no commit.
 
     The options `txnAppId` and `txnVersion` do the same, but have Delta build the table's whole state before each
     commit, to see whether it has the batch: two Spark jobs, and more the longer the table lives. `rows` must have the
@@ -165,6 +177,8 @@ def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) ->
     if columns != wanted:
         raise TypeError(f"rows of {columns} do not fit the table {path} of {wanted}")
     added = change.writeFiles(rows._jdf)
+    if added.isEmpty():
+        return
     now_ms = int(datetime.now(timezone.utc).timestamp() * 1000)
     taken = java_class(spark, "org.apache.spark.sql.delta.actions.SetTransaction")(
         application, batch_id, option.apply(now_ms)
@@ -174,9 +188,64 @@ def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) ->
     change.commit(added.appended(taken), write(append, *[option.empty()] * 8))
 
 
-def newest_transaction(spark: SparkSession, path: str, version: int, *, query: str) -> tuple[str, int] | None:
-    """Application id and batch id of the query's newest commit up to this version; None where it made none."""
+def file_count(spark: SparkSession, path: str) -> int:
+    """How many files the table has, as this process knows it."""
+    return int(_log(spark, path).unsafeVolatileSnapshot().numOfFiles())
+
+
+def put_together(
+    spark: SparkSession,
+    path: str,
+    *,
+    chosen: Callable[[Sequence[DataFile]], Sequence[DataFile]],
+    rows_of: Callable[[DataFrame, Sequence[DataFile]], DataFrame],
+) -> tuple[int, int]:
+    """Put the chosen files together, in one commit: in their place come the rows that `rows_of` makes of theirs. How many files
+    the table had, and has.
+
+    The commit says that no data has changed, so that no stream takes the rows for new ones, and an append of another process
+    meanwhile is no conflict. Raises DeltaConcurrentModificationException where one of the files has gone meanwhile.
+    """
+    log, snapshot = _log(spark, path), _newest_snapshot(spark, path)
+    converters = java_class(spark, "scala.jdk.javaapi.CollectionConverters")
+    held = {file.path(): file for file in snapshot.allFiles().collectAsList()}
+    files_of = chosen([DataFile(name, int(file.size())) for name, file in held.items()])
+    if not files_of:
+        return len(held), len(held)
+    option = java_class(spark, "scala.Option")
+    old = [held[one.path] for one in files_of]
+    actions = converters.asScala(spark._jvm.java.util.ArrayList(old)).toSeq()  # type: ignore[union-attr]
+    rows = DataFrame(log.createDataFrame(snapshot, actions, False, option.empty()), spark)
+    change = log.startTransaction(option.empty(), option.apply(snapshot))
+    none = java_class(spark, "scala.collection.immutable.Nil$").__getattr__("MODULE$")
+    written = change.writeFiles(rows_of(rows, files_of)._jdf, option.empty(), True, none)
+    now_ms = int(datetime.now(timezone.utc).timestamp() * 1000)
+    new = [_unchanged(file) for file in converters.asJava(written)]
+    gone = [file.removeWithTimestamp(now_ms, False) for file in old]
+    optimize = java_class(spark, "org.apache.spark.sql.delta.DeltaOperations$Optimize")
+    change.commit(
+        converters.asScala(spark._jvm.java.util.ArrayList([*new, *gone])).toSeq(),  # type: ignore[union-attr]
+        optimize(none, none, False, option.empty(), False),
+    )
+    return len(held), len(held) - len(old) + len(new)
+
+
+def _unchanged(added: Any) -> Any:
+    """The same file, not as a change of data."""
+    defaults = [getattr(added, f"copy$default${number}")() for number in range(1, 14)]
+    defaults[4] = False
+    return added.copy(*defaults)
+
+
+def newest_transaction(
+    spark: SparkSession | None, path: str, version: int, *, query: str
+) -> tuple[str, int] | None:
+    """Application id and batch id of the query's newest commit up to this version; None where it made none, and without a
+    session where its file is cleaned away.
+    """
     for number in range(version, -1, -1):
+        if spark is None and _commit_text(None, path, number) is None:
+            return None
         taken = _committed(spark, path, number)
         found = next((one for one in taken.items() if one[0].startswith(f"{query}:")), None)
         if found is not None:
@@ -196,13 +265,14 @@ def version_of_batch(spark: SparkSession, path: str, *, application: str, batch_
     return newest
 
 
-def _committed(spark: SparkSession, path: str, version: int) -> dict[str, int]:
+def _committed(spark: SparkSession | None, path: str, version: int) -> dict[str, int]:
     """The batch ids by application id of one commit; where its file is cleaned away, all up to it.
 
     Read from the file: a snapshot of an older version is a Spark job, and stays in memory for an hour.
     """
     text = _commit_text(spark, path, version)
     if text is None:
+        assert spark is not None
         log = _log(spark, path)
         defaults = (getattr(log, f"getSnapshotAt$default${number}")() for number in (2, 3, 4))
         return _of_snapshot(spark, log.getSnapshotAt(version, *defaults))

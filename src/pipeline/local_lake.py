@@ -15,7 +15,7 @@ from pyarrow.dataset import Dataset, FileSystemDataset, ParquetReadOptions
 from pipeline.delta_log import local_table, unreadable
 from pipeline.errors import PipelineError, UsageError
 from pipeline.instants import of_microseconds
-from pipeline.served import Table
+from pipeline.served import Relation, Table
 from pipeline.tables import local_path
 
 __all__ = ["DuckDb", "Row", "failure"]
@@ -46,8 +46,8 @@ class DuckDb:
         self._names: OrderedDict[_Opened, str] = OrderedDict()
         self._numbers = count(1)
 
-    def relation(self, table: Table) -> str:
-        """The name by which SQL knows the table; of the last 100 it stays the same."""
+    def relation(self, table: Table) -> Relation:
+        """The table as SQL knows it; the names of the last 100 stay the same."""
         opened = _Opened(table.path, table.version, _file(table))
         if opened not in self._names:
             self._names[opened] = f"table_{next(self._numbers)}"
@@ -55,7 +55,7 @@ class DuckDb:
         self._names.move_to_end(opened)
         if len(self._names) > _MOST_TABLES:
             self._connection.unregister(self._names.popitem(last=False)[1])
-        return self._names[opened]
+        return Relation(self._names[opened], _dataset(opened).schema.names)
 
     def interrupt(self) -> None:
         """From another thread: end what runs, with duckdb.InterruptException."""

@@ -1,8 +1,9 @@
 """`pipeline maintain`: small files are put together, files and versions that nobody needs any more are removed.
 
-It may run beside streams. Putting files together changes no row, and says so in its commit (`dataChange` false), so a stream that
-reads the table passes over it; on a local file system each table is done under its lock. Only tables that grow by small commits are
-put together: the others are written anew as a whole, by a commit that says what their rows are.
+It may run beside streams. Putting files together changes no row that counts, and says so in its commit (`dataChange` false), so a
+stream that reads the table passes over it; on a local file system each table is done under its lock. Only tables that grow by small
+commits are put together: the others are written anew as a whole, by a commit that says what their rows are. Of a speed table the
+rows are left that count (`compaction`).
 
 A file that has gone out of a table is kept for `maintain.retention_hours`, for whoever asks `--as-of` then; and longer where a
 version of the table is named by something that still reads it: the checkpoint of a query that streams the log, a published batch
@@ -22,11 +23,12 @@ from typing import Literal
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
-from pipeline import catalog, checkpoints, files, ingest, versions
+from pipeline import catalog, checkpoints, compaction, files, ingest, versions
+from pipeline.compaction import TARGET_BYTES
 from pipeline.console import step
 from pipeline.delta_log import commit, commits, newest_version
 from pipeline.published import published, seed_of
-from pipeline.reading import LocalTables, SparkTables, Tables
+from pipeline.reading import LocalTables, Size, SparkTables, Tables
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, session_options
 from pipeline.starting import session
@@ -46,7 +48,6 @@ __all__ = ["Step", "drop", "labels", "run"]
 
 _SMALL_COMMITS = (BATCH_METRICS, LATE_EVENTS)
 _FOLDER = re.compile(r"v(\d+(?:r\d+)?)")
-_TARGET_BYTES = 128 * 1024 * 1024
 _AS_CONFIGURED = {"spark.databricks.delta.retentionDurationCheck.enabled": "false"}
 """Delta refuses less than its own week. Here a day is the least: no micro-batch writes for so long before it commits."""
 _HOUR = timedelta(hours=1)
@@ -85,36 +86,50 @@ def run(settings: Settings, *, dry_run: bool) -> list[Step]:
 
 def _compact_all(spark: SparkSession, settings: Settings, *, dry_run: bool) -> Iterator[Step]:
     sizes: Tables = LocalTables() if local_path(settings.lake.root) is not None else SparkTables(spark)
-    for path in _grown_by_small_commits(spark, settings):
+    for path, view in _grown_by_small_commits(spark, settings).items():
         size = sizes.size(path)
-        if size is None or size.files < settings.maintain.max_files:
+        if size is None or size.files < settings.maintain.max_files or (view and not _is_scattered(size)):
             continue
         name = path.removeprefix(f"{settings.lake.root}/")
         if not dry_run:
             with step(f"compact {name}"), commit_lock(path):
-                _compact(spark, path)
+                _compact(spark, path, view)
         yield Step("compact", name, size.files, size.bytes)
 
 
-def _compact(spark: SparkSession, path: str) -> None:
-    """Files of less than half the target become files of about the target; larger ones are left alone."""
+def _is_scattered(size: Size) -> bool:
+    """Whether files hold less than half the target on average. A speed table is written anew as a whole, so one of many full files
+    waits until it has grown to twice as many.
+    """
+    return size.files * TARGET_BYTES >= 2 * size.bytes
+
+
+def _compact(spark: SparkSession, path: str, view: View | None) -> None:
+    """Files of less than half the target become files of about the target; larger ones are left alone, but for those of a view's
+    speed table.
+    """
+    if view is not None:
+        compaction.compact(spark, path, view)
+        return
     options = {
-        "spark.databricks.delta.optimize.minFileSize": str(_TARGET_BYTES // 2),
-        "spark.databricks.delta.optimize.maxFileSize": str(_TARGET_BYTES),
+        "spark.databricks.delta.optimize.minFileSize": str(TARGET_BYTES // 2),
+        "spark.databricks.delta.optimize.maxFileSize": str(TARGET_BYTES),
     }
     with session_options(spark, options):
         DeltaTable.forPath(spark, path).optimize().executeCompaction()
 
 
-def _grown_by_small_commits(spark: SparkSession, settings: Settings) -> list[str]:
+def _grown_by_small_commits(spark: SparkSession, settings: Settings) -> dict[str, View | None]:
+    """The tables, and of which view each is the speed table."""
     root = settings.lake.root
     known = versions.read(spark, settings)
-    speed = [
-        view_path(root, view.name, "speed", made.label)
+    others = [*ingest.written_tables(settings), *(table_path(root, name) for name in _SMALL_COMMITS)]
+    speed = {
+        view_path(root, name, "speed", made.label): made.of(view)
         for name, view in catalog.views(settings).items()
         for made in _kept(known.line(name))
-    ]
-    return [*ingest.written_tables(settings), *(table_path(root, name) for name in _SMALL_COMMITS), *speed]
+    }
+    return {**dict.fromkeys(others), **speed}
 
 
 def _kept(line: Line) -> list[Made]:

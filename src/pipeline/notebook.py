@@ -11,16 +11,14 @@ from pipeline.delta_log import newest_version
 from pipeline.errors import LakeUnreachable
 from pipeline.session import session
 from pipeline.settings import Settings, load
-from pipeline.tables import Layer, local_path, table_path, view_path
+from pipeline.tables import local_path, table_path, view_path
 
 __all__ = ["open_lake"]
-
-_LAYERS: tuple[Layer, ...] = ("speed", "batch")
 
 
 def open_lake(*overrides: str) -> tuple[SparkSession, Settings]:
     """The session and the settings; `spark.table("pipeline.<name>")` has each table and served view as it is now, and
-    `pipeline.<view>_speed` and `pipeline.<view>_batch` its layers.
+    `pipeline.<view>_speed` and `pipeline.<view>_batch` its layers, with columns that the view does not show.
 
     The lake is that of the configuration (`overrides` are as after --set); where it names none, the one that `pipeline demo
     --keep` has left. Raises LakeUnreachable where there is none.
@@ -40,8 +38,12 @@ def open_lake(*overrides: str) -> tuple[SparkSession, Settings]:
     serving.register(spark, settings)
     tables = {name: table_path(root, name) for name in catalog.schemas(settings)}
     for view in versions.live_views(spark, settings).values():
-        for layer in _LAYERS:
-            tables[f"{view.name}_{layer}"] = view_path(root, view.name, layer, view.label)
+        tables[f"{view.name}_batch"] = view_path(root, view.name, "batch", view.label)
+        speed = view_path(root, view.name, "speed", view.label)
+        version = newest_version(spark, speed)
+        if version is not None:
+            rows = serving.speed_sql(spark, view, speed, version)
+            spark.sql(f"CREATE OR REPLACE VIEW pipeline.{view.name}_speed AS {rows}")
     for name, path in tables.items():
         version = newest_version(spark, path)
         if version is not None:

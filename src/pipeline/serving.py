@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline import catalog, checkpoints, versions
-from pipeline.delta_log import commit, version_at
+from pipeline.delta_log import newest_transaction, version_at
 from pipeline.published import published
-from pipeline.served import Layer, State, Table, layer_sql, needed_views
+from pipeline.served import Layer, Relation, State, Table, counting_rows, layer_sql, needed_views
 from pipeline.settings import Settings
 from pipeline.sources import table_version
 from pipeline.tables import checkpoint_path, view_path
 from pipeline.views import View
 
-__all__ = ["read", "register", "states"]
+__all__ = ["read", "register", "speed_rows", "speed_sql", "states"]
 
 
 def read(
@@ -30,7 +31,9 @@ def read(
 
     Raises RefusedToStart where the layer has no table yet.
     """
-    return spark.sql(layer_sql(view, layer, states(spark, settings, view, as_of=as_of), _relation))
+    return spark.sql(
+        layer_sql(view, layer, states(spark, settings, view, as_of=as_of), partial(_relation, spark))
+    )
 
 
 def register(spark: SparkSession, settings: Settings) -> list[str]:
@@ -44,10 +47,20 @@ def register(spark: SparkSession, settings: Settings) -> list[str]:
         found = states(spark, settings, view)
         if found[view.name].batch is None and found[view.name].speed is None:
             continue
-        served = layer_sql(view, "served", found, _relation)
+        served = layer_sql(view, "served", found, partial(_relation, spark))
         spark.sql(f"CREATE OR REPLACE VIEW pipeline.{view.name} AS {served}")
         made.append(f"pipeline.{view.name}")
     return made
+
+
+def speed_rows(spark: SparkSession, view: View, path: str, version: int) -> DataFrame:
+    """The rows of this version of the view's speed table that count, for proofs: one of each key, unless the table has it twice."""
+    return spark.sql(counting_rows(view, _relation(spark, Table(path, version)), shows_ties=True))
+
+
+def speed_sql(spark: SparkSession, view: View, path: str, version: int) -> str:
+    """A query for the rows of this version of the view's speed table that count, with columns that the view does not show."""
+    return counting_rows(view, _relation(spark, Table(path, version)))
 
 
 def states(
@@ -83,14 +96,13 @@ def _state(spark: SparkSession | None, settings: Settings, view: View, as_of: da
 def _watermark_at(
     spark: SparkSession | None, settings: Settings, view: View, path: str, version: int
 ) -> datetime | None:
-    """By which the batch that made this version closed windows; None where Spark keeps it no more: then none counts as closed."""
-    made = commit(spark, path, version)
-    for application, batch_id in (made.transactions if made else {}).items():
-        if application.startswith(f"{view.query}:"):
-            checkpoint = checkpoint_path(settings.lake.root, view.query)
-            return checkpoints.watermark_of(spark, checkpoint, batch_id)
-    return None
+    """By which the newest batch that this version holds closed windows; None where Spark keeps it no more: then none counts as closed."""
+    taken = newest_transaction(spark, path, version, query=view.query)
+    if taken is None:
+        return None
+    return checkpoints.watermark_of(spark, checkpoint_path(settings.lake.root, view.query), taken[1])
 
 
-def _relation(table: Table) -> str:
-    return f"(SELECT * FROM delta.`{table.path.replace('`', '``')}` VERSION AS OF {table.version})"
+def _relation(spark: SparkSession, table: Table) -> Relation:
+    rows = f"SELECT * FROM delta.`{table.path.replace('`', '``')}` VERSION AS OF {table.version}"
+    return Relation(f"({rows})", spark.sql(rows).columns)

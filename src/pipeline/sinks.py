@@ -1,4 +1,4 @@
-"""How rows get into Delta tables: appended or upserted by a micro-batch exactly once, or replaced by a batch in one commit.
+"""How rows get into Delta tables: appended by a micro-batch exactly once, put in by key, or replaced by a batch in one commit.
 
 Each commit of a micro-batch carries the application id `<query>:<generation>` and its batch id, so that Delta skips it
 when a crash makes the batch run again. The generation, the checkpoint's own id, is part of it because a new checkpoint
@@ -12,24 +12,21 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from functools import reduce
-from operator import and_
 from typing import Any
 
 from delta.tables import DeltaMergeBuilder, DeltaTable
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipeline import files
-from pipeline.delta_log import append_as, commit, newest_version, transactions
+from pipeline.delta_log import append_as, commit, newest_version, table_schema, transactions
 from pipeline.leases import Lease, can_lease
 from pipeline.tables import local_path
-from pipeline.views import View
 
 __all__ = [
     "Transaction",
+    "add_columns",
     "append",
     "append_with",
     "commit_lock",
@@ -40,13 +37,10 @@ __all__ = [
     "replace",
     "session_options",
     "transactions",
-    "upsert",
 ]
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _SKIP_EMPTY_COMMITS = "spark.databricks.delta.skipRecordingEmptyCommits"
-_QUARTER = timedelta(hours=6, microseconds=-1)
-"""To its last microsecond: the next quarter may begin in the year 10000."""
 
 _locks = threading.local()
 _counting = threading.Lock()
@@ -95,12 +89,24 @@ def _clear_what_was_begun(spark: SparkSession, path: str) -> None:
         files.remove(spark, log)
 
 
-def append(rows: DataFrame, path: str, *, transaction: Transaction) -> None:
-    """Append the rows unless the table has this batch of theirs."""
+def add_columns(spark: SparkSession, path: str, schema: T.StructType) -> None:
+    """Add those of the columns that the table does not have; its rows have nulls there."""
+    stored = table_schema(spark, path)
+    known = () if stored is None else stored.names
+    added = [f"{one.name} {one.dataType.simpleString()}" for one in schema if one.name not in known]
+    if added:
+        with commit_lock(path):
+            spark.sql(f"ALTER TABLE delta.`{path.replace('`', '``')}` ADD COLUMNS ({', '.join(added)})")
+
+
+def append(rows: DataFrame, path: str, *, transaction: Transaction) -> bool:
+    """Append the rows unless the table has this batch of theirs: then False."""
     with commit_lock(path):
-        if not _has_taken(rows.sparkSession, path, transaction):
-            append_as(rows, path, application=transaction.application, batch_id=transaction.batch_id)
-            transaction.newest_by_table[path] = transaction.batch_id
+        if _has_taken(rows.sparkSession, path, transaction):
+            return False
+        append_as(rows, path, application=transaction.application, batch_id=transaction.batch_id)
+        transaction.newest_by_table[path] = transaction.batch_id
+        return True
 
 
 def _has_taken(spark: SparkSession, path: str, transaction: Transaction) -> bool:
@@ -109,22 +115,6 @@ def _has_taken(spark: SparkSession, path: str, transaction: Transaction) -> bool
     if path not in newest:
         newest[path] = transactions(spark, path).get(transaction.application, -1)
     return newest[path] >= transaction.batch_id
-
-
-def upsert(rows: DataFrame, path: str, *, view: View, transaction: Transaction) -> None:
-    """Put the view's rows in by key; a row that is there gives way only to one of higher precedence.
-
-    `rows` has one row per key. A merge honours the transaction id only as a setting of its session, which in
-    foreachBatch is the query's own.
-    """
-    spark = rows.sparkSession
-    is_better = None
-    if view.precedence is not None:
-        is_better = view.precedence(_column_of("new")) > view.precedence(_column_of("stored"))
-    merging = _merging(rows, path, view.keys, nearby=_is_between_their_times(rows, view))
-    upserting = merging.whenMatchedUpdateAll(is_better).whenNotMatchedInsertAll()
-    with commit_lock(path), session_options(spark, _as_settings(transaction.options)):
-        upserting.execute()
 
 
 def merge(rows: DataFrame, path: str, *, keys: Sequence[str]) -> None:
@@ -152,47 +142,9 @@ def insert_new(rows: DataFrame, path: str, *, keys: Sequence[str]) -> None:
         _merging(rows, path, keys).whenNotMatchedInsertAll().execute()
 
 
-def _merging(
-    rows: DataFrame, path: str, keys: Sequence[str], *, nearby: Column | None = None
-) -> DeltaMergeBuilder:
-    """The merge of rows into a table by key; `nearby` holds for all stored rows that can have the key of one of them."""
+def _merging(rows: DataFrame, path: str, keys: Sequence[str]) -> DeltaMergeBuilder:
     is_same_key = F.expr(" AND ".join(f"stored.`{key}` <=> new.`{key}`" for key in keys))
-    condition = is_same_key if nearby is None else is_same_key & nearby
-    return DeltaTable.forPath(rows.sparkSession, path).alias("stored").merge(rows.alias("new"), condition)
-
-
-def _is_between_their_times(rows: DataFrame, view: View) -> Column | None:
-    """That a stored row's time lies near those of the rows, where the key has a time.
-
-    It follows from the key, but only literals let Delta pass over files: a batch then reads what lies near it in time, however
-    long the table has grown. They stand in the generated code of the merge, so they are whole quarters of days: most batches
-    have those of the batch before, and its compiled code.
-    """
-    times = [
-        field.name
-        for field in view.schema
-        if field.name in view.keys and isinstance(field.dataType, T.TimestampType)
-    ]
-    if not times:
-        return None
-    [ends] = rows.agg(
-        *[F.min(name).alias(f"first_{name}") for name in times],
-        *[F.max(name).alias(f"last_{name}") for name in times],
-    ).collect()
-    return reduce(
-        and_,
-        [
-            F.col(f"stored.{name}").between(
-                _quarter(ends[f"first_{name}"]), _quarter(ends[f"last_{name}"]) + _QUARTER
-            )
-            for name in times
-        ],
-    )
-
-
-def _quarter(time: datetime) -> datetime:
-    """The beginning of the quarter of a day that it lies in."""
-    return time.replace(hour=time.hour // 6 * 6, minute=0, second=0, microsecond=0)
+    return DeltaTable.forPath(rows.sparkSession, path).alias("stored").merge(rows.alias("new"), is_same_key)
 
 
 def append_with(rows: DataFrame, path: str, *, metadata: Mapping[str, Any]) -> None:
@@ -301,12 +253,3 @@ def _keeping_empty_commits(spark: SparkSession) -> Iterator[None]:
             _keepers -= 1
             if not _keepers:
                 spark.conf.unset(_SKIP_EMPTY_COMMITS)
-
-
-def _as_settings(options: Mapping[str, str]) -> dict[str, str]:
-    """Options of a write as the settings of its session, where a merge looks for them."""
-    return {f"spark.databricks.delta.write.{name}": value for name, value in options.items()}
-
-
-def _column_of(alias: str) -> Any:
-    return lambda name: F.col(f"{alias}.{name}")

@@ -1,4 +1,4 @@
-"""The speed layer: each view as a streaming query that upserts what has changed into its speed table."""
+"""The speed layer: each view as a streaming query that appends what has changed to its speed table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from pipeline import catalog, checkpoints, feeding, guards, ledger, lineage, versions
+from pipeline import catalog, checkpoints, compaction, feeding, guards, ledger, lineage, versions
 from pipeline.console import note
 from pipeline.failpoints import failpoint
 from pipeline.feeds import feed_of, stream_of_feed
@@ -22,7 +22,7 @@ from pipeline.lag import observer
 from pipeline.published import KEPT_HISTORY, Origin, facts_of, log_versions, published, seed_of
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
-from pipeline.sinks import Transaction, append, create_table, replace, upsert
+from pipeline.sinks import Transaction, add_columns, append, create_table, replace
 from pipeline.sources import (
     kafka_options,
     kafka_topics,
@@ -34,7 +34,7 @@ from pipeline.starting import session
 from pipeline.stopping import stop_requests
 from pipeline.streaming import BatchWriter, await_all, end_all, guarded, start
 from pipeline.tables import BATCH_LEDGER, SCHEMAS, checkpoint_path, local_path, table_path, view_path
-from pipeline.views import View, best_of_each_key
+from pipeline.views import BATCH_ID, View, best_of_each_key
 
 __all__ = [
     "Held",
@@ -266,9 +266,10 @@ def _start_all(
 def start_view(spark: SparkSession, settings: Settings, view: View, *, once: bool) -> StreamingQuery:
     """Start the view's query on its table, which is made where it is not there. Raises PlanChanged, CheckpointDamaged, DiskFull."""
     table = view_path(settings.lake.root, view.name, "speed", view.label)
-    create_table(spark, table, view.schema, properties=KEPT_HISTORY if view.is_seeded else None)
+    create_table(spark, table, view.speed_schema, properties=KEPT_HISTORY if view.is_seeded else None)
     checkpoint = checkpoint_path(settings.lake.root, view.query)
-    guards.check_columns(spark, query=view.query, checkpoint=checkpoint, tables={table: view.schema})
+    guards.check_columns(spark, query=view.query, checkpoint=checkpoint, tables={table: view.speed_schema})
+    add_columns(spark, table, view.speed_schema)
     return start(
         stream_rows(spark, settings, view),
         query=view.query,
@@ -281,7 +282,7 @@ def start_view(spark: SparkSession, settings: Settings, view: View, *, once: boo
         output_mode=view.output_mode,
         trigger=settings.speed.trigger,
         once=once,
-        write=_writer(settings, view, table),
+        write=_writer(settings, view, table, keep=compaction.keeper(spark, table, view)),
     )
 
 
@@ -317,22 +318,27 @@ def _events(spark: SparkSession, settings: Settings, view: View, kind: str) -> D
     return stream_of_log(spark, settings, kind, has_begun=has_begun)
 
 
-def _writer(settings: Settings, view: View, table: str) -> BatchWriter:
+def _writer(settings: Settings, view: View, table: str, *, keep: Callable[[], None]) -> BatchWriter:
+    """`keep` is called after each append."""
+
     def write(changes: DataFrame, transaction: Transaction) -> None:
         failpoint("speed: begun")
-        rows = best_of_each_key(changes, view=view).persist()
+        spark = changes.sparkSession
+        rows = best_of_each_key(changes, view=view)
+        is_published = view.name == WORD_COUNTS and _is_live(spark, settings, view)
+        if is_published:
+            rows = rows.persist()
         try:
-            if rows.count():
-                is_empty = transaction.batch_id == 0 and not view.is_seeded
-                _put(rows, table, view=view, transaction=transaction, is_empty=is_empty)
-                failpoint("speed: written")
-                if view.name == WORD_COUNTS and _is_live(changes.sparkSession, settings, view):
-                    _publish_counts(rows, settings)
-                    failpoint("speed: counts published")
+            _append(rows, table, transaction=transaction)
+            failpoint("speed: written")
+            if is_published:
+                _publish_counts(rows, settings)
+                failpoint("speed: counts published")
         finally:
             rows.unpersist()
+        keep()
         if transaction.batch_id % _LEDGER_EVERY == _LEDGER_EVERY - 1:
-            _enter_batches(changes.sparkSession, settings, view)
+            _enter_batches(spark, settings, view)
             failpoint("speed: in the ledger")
 
     return write
@@ -343,12 +349,14 @@ def _is_live(spark: SparkSession, settings: Settings, view: View) -> bool:
     return versions.read(spark, settings).live(view).label == view.label
 
 
-def _put(rows: DataFrame, table: str, *, view: View, transaction: Transaction, is_empty: bool) -> None:
-    """Upsert; into a table without rows an append does the same at a fraction of the cost."""
-    if is_empty:
-        append(rows, table, transaction=transaction)
-    else:
-        upsert(rows, table, view=view, transaction=transaction)
+def _append(rows: DataFrame, table: str, *, transaction: Transaction) -> None:
+    """Append the rows with their batch. It is one pass, which also brings the query's state to this batch: where the table has the
+    batch since a run that was broken off, it is made all the same.
+    """
+    if not append(
+        rows.withColumn(BATCH_ID, F.lit(transaction.batch_id).cast("long")), table, transaction=transaction
+    ):
+        rows.write.format("noop").mode("overwrite").save()
 
 
 def _publish_counts(counts: DataFrame, settings: Settings) -> None:

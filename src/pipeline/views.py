@@ -1,7 +1,9 @@
 """The views: each is one function of its inputs, and what both layers must know to keep its rows.
 
 A view's rows are told apart by `keys`. Where its definition gives several rows for a key (the matches of a join, what keyed
-state comes to on its way), the one of the highest `precedence` counts, in whatever order they come.
+state comes to on its way), the one of the highest `precedence` counts, in whatever order they come. A speed table is appended to, so
+it holds all that its query has given for a key: of rows of one precedence that of the newest micro-batch counts. `place_of_row` is
+that rule.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -30,6 +32,7 @@ from pipeline.transforms.windows import customer_hourly_spend
 from pipeline.transforms.words import word_counts
 
 __all__ = [
+    "BATCH_ID",
     "VIEWS",
     "Reading",
     "Source",
@@ -37,12 +40,16 @@ __all__ = [
     "best_of_each_key",
     "is_settled",
     "labelled",
+    "place_of_row",
     "same_time",
     "settled",
     "start_of_hour",
 ]
 
 _DAY, _NOT_AT_ALL = timedelta(hours=24), timedelta(0)
+
+BATCH_ID = "_batch_id"
+"""The column of a speed table that no reader sees: which micro-batch has given the row; null is older than any."""
 
 Source = Literal["feed", "kafka"]
 """What the query of a rebuild reads, for as long as it lives: a copy of the log that is its own (`feed`), or Kafka."""
@@ -63,6 +70,9 @@ class Reading:
 @dataclass(frozen=True)
 class View:
     """`define` takes one DataFrame of events for each of `inputs`; `schema` is what its tables hold.
+
+    `precedence` are the columns by which one of several rows of a key counts, the first of them first: the largest value, or with
+    a minus before the name the smallest; null comes last.
 
     `reads` has an entry for each source of the streaming query, in Spark's order: by default one for each input.
 
@@ -85,7 +95,7 @@ class View:
     keys: tuple[str, ...]
     reads: tuple[Reading, ...] = ()
     columns: tuple[str, ...] = ()
-    precedence: Callable[[Callable[[str], Column]], Column] | None = None
+    precedence: tuple[str, ...] = ()
     complete: Callable[[DataFrame], DataFrame] | None = None
     settles_by: str | None = None
     horizon: Callable[[datetime], datetime] | None = None
@@ -96,6 +106,11 @@ class View:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", self.reads or tuple(map(Reading, self.inputs)))
         object.__setattr__(self, "columns", self.columns or tuple(self.schema.names))
+
+    @property
+    def speed_schema(self) -> T.StructType:
+        """What its speed table holds."""
+        return T.StructType([*self.schema, T.StructField(BATCH_ID, T.LongType())])
 
     @property
     def is_seeded(self) -> bool:
@@ -132,15 +147,25 @@ def is_settled(view: View, horizon: datetime) -> str:
 
 def best_of_each_key(rows: DataFrame, *, view: View) -> DataFrame:
     """The view's rows, of what its definition gives: of the rows of a key the one of the highest precedence, completed."""
-    best = rows if view.precedence is None else _best(rows, view.keys, view.precedence(F.col))
+    best = rows
+    if view.precedence:
+        best = rows.withColumn("_place", F.expr(place_of_row(view, view.precedence))).where("_place = 1")
     completed = best if view.complete is None else view.complete(best)
     return completed.select(*view.schema.names)
 
 
-def _best(rows: DataFrame, keys: Sequence[str], precedence: Column) -> DataFrame:
-    others = [name for name in rows.columns if name not in keys]
-    best = F.max_by(F.struct(*others), precedence).alias("best")
-    return rows.groupBy(*keys).agg(best).select(*keys, "best.*")
+def place_of_row(view: View, precedence: Sequence[str], *, shows_ties: bool = False) -> str:
+    """The place of a row among those of its key, 1 being the row that counts, as SQL of Spark and of DuckDB alike; rows of one
+    precedence share theirs where it `shows_ties`.
+
+    A filter on keys goes before it, in both.
+    """
+    order = [
+        f"{name.removeprefix('-')} {'ASC' if name.startswith('-') else 'DESC'} NULLS LAST"
+        for name in precedence
+    ]
+    place = "RANK" if shows_ties else "ROW_NUMBER"
+    return f"{place}() OVER (PARTITION BY {', '.join(view.keys)} ORDER BY {', '.join(order)})"
 
 
 def start_of_hour(time: datetime) -> datetime:
@@ -155,19 +180,6 @@ def same_time(time: datetime) -> datetime:
 
 def _a_day_before(time: datetime) -> datetime:
     return max(time, datetime.min.replace(tzinfo=time.tzinfo) + _DAY) - _DAY
-
-
-def _newest_version(column: Callable[[str], Column]) -> Column:
-    return F.struct(column("version_time"), column("version_partition"), column("version_offset"))
-
-
-def _earliest_cancellation(column: Callable[[str], Column]) -> Column:
-    return F.struct(-F.unix_micros(column("cancelled_at")))
-
-
-def _most_orders(column: Callable[[str], Column]) -> Column:
-    """Of a customer's totals the newest: a query's only grow."""
-    return column("order_count")
 
 
 def _schema(**columns: T.DataType) -> T.StructType:
@@ -241,7 +253,7 @@ VIEWS: Mapping[str, View] = {
             schema=_ENRICHED_ORDERS,
             columns=tuple(_ENRICHED_ORDERS.names[:-3]),
             keys=("order_id", "event_time", "line"),
-            precedence=_newest_version,
+            precedence=("version_time", "version_partition", "version_offset"),
             complete=with_profit_margin,
             settles_by="event_time",
             horizon=same_time,
@@ -256,7 +268,7 @@ VIEWS: Mapping[str, View] = {
             output_mode="append",
             schema=_OUTCOMES,
             keys=("order_id", "created_at"),
-            precedence=_earliest_cancellation,
+            precedence=("-cancelled_at",),
             settles_by="created_at",
             horizon=_a_day_before,
             looks_back=_NOT_AT_ALL,
@@ -270,7 +282,7 @@ VIEWS: Mapping[str, View] = {
             output_mode="update",
             schema=_TOTALS,
             keys=("customer_id",),
-            precedence=_most_orders,
+            precedence=("order_count",),
             horizon=start_of_hour,
         ),
         View(

@@ -16,6 +16,7 @@ from pipeline.audit.spans import MOST_ROWS, Span
 from pipeline.delta_log import newest_version
 from pipeline.evidence import Evidence, identified_events, speed_table
 from pipeline.published import seed_of
+from pipeline.serving import speed_rows
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic, read_version
 from pipeline.tables import view_path
@@ -136,7 +137,9 @@ def _table_faults(
         if "order_count" not in view.columns or table is None:
             continue
         seed = seed_of(spark, settings, view)
-        held = _order_count(spark, *table) - (_order_count(spark, seed.path, seed.version) if seed else 0)
+        held = _order_count(speed_rows(spark, view, *table))
+        if seed is not None:
+            held -= _order_count(read_version(spark, seed.path, seed.version))
         if held != account.counted:
             detail = f"the table adds up to {held} orders, the query counted {account.counted}"
             difference = abs(held - account.counted)
@@ -150,17 +153,18 @@ def _key_faults(spark: SparkSession, settings: Settings, found: Evidence) -> lis
     for scope in found.scopes.values():
         view = scope.view
         batch = view_path(settings.lake.root, view.name, "batch", view.label)
-        version = newest_version(spark, batch)
-        tables.append((view, "speed", speed_table(spark, settings, view, found)))
-        tables.append((view, "batch", None if version is None else (batch, version)))
+        version, speed = newest_version(spark, batch), speed_table(spark, settings, view, found)
+        if speed is not None:
+            tables.append((view, "speed", speed_rows(spark, view, *speed)))
+        if version is not None:
+            tables.append((view, "batch", read_version(spark, batch, version)))
     keys = [
-        read_version(spark, *table).select(
+        rows.select(
             F.lit(view.name).alias("view"),
             F.lit(layer).alias("layer"),
             F.to_json(F.struct(*view.keys)).alias("key"),
         )
-        for view, layer, table in tables
-        if table is not None
+        for view, layer, rows in tables
     ]
     if not keys:
         return []
@@ -182,6 +186,6 @@ def _repeated(row: Row) -> str:
     return f"the {layer} table has so many keys more than once, the first of them {row['first']}; make it anew: {anew}"
 
 
-def _order_count(spark: SparkSession, path: str, version: int) -> int:
-    (row,) = read_version(spark, path, version).agg(F.sum("order_count").alias("orders")).collect()
+def _order_count(rows: DataFrame) -> int:
+    (row,) = rows.agg(F.sum("order_count").alias("orders")).collect()
     return int(row["orders"] or 0)

@@ -62,11 +62,11 @@ def check_precedence(rows: DataFrame, *, view: View) -> None:
 
     Spark hands a key's rows to a processor Arrow batch by Arrow batch, and takes a result from each.
     """
-    if view.precedence is None and any(map(_KEYED_STATE.match, _stateful_steps(rows))):
+    if not view.precedence and any(map(_KEYED_STATE.match, _stateful_steps(rows))):
         raise RefusedToStart(
             f"{view.name} is made by keyed state and has no precedence. Its state gives a row of a key for each 10,000 of the "
             "key's events in a micro-batch, and only the last of them is right.\nGive the view one that grows with each "
-            'row of a key, such as precedence=lambda column: column("order_count"). Its version stays.'
+            'row of a key, such as precedence=("order_count",). Its version stays.'
         )
 
 

@@ -17,6 +17,7 @@ from pipeline.guards.notes import Difference, anew, plan_changed, read_note
 from pipeline.jvm import java_class
 from pipeline.sinks import transactions
 from pipeline.tables import local_path
+from pipeline.views import BATCH_ID
 
 __all__ = ["check_columns", "check_tables", "compared_columns", "table_notes"]
 
@@ -35,11 +36,17 @@ def check_columns(
 
 
 def compared_columns(spark: SparkSession, path: str, schema: T.StructType) -> Difference | None:
-    """How the columns of the table differ from the schema, those that do; None where none does, or there is no table."""
+    """How the columns of the table differ from the schema, those that do; None where none does, or there is no table.
+
+    A speed table of earlier lakes gets the column of its micro-batches when its query starts.
+    """
     stored = table_schema(spark, path)
     if stored is None:
         return None
-    then, now = ({one.name: one.dataType.simpleString() for one in columns} for columns in (stored, schema))
+    then, now = (
+        {one.name: one.dataType.simpleString() for one in columns if one.name != BATCH_ID}
+        for columns in (stored, schema)
+    )
     if then == now:
         return None
     told = [

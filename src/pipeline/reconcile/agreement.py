@@ -27,10 +27,10 @@ from pipeline.reconcile.causes import (
 )
 from pipeline.reconcile.comparison import batch_side, batch_table, closed_by_both, compared_rows
 from pipeline.reconcile.explanation import explain_differences
+from pipeline.serving import speed_rows
 from pipeline.session import side_by_side
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock, create_table
-from pipeline.sources import read_version
 from pipeline.starting import session
 from pipeline.tables import RECONCILIATION, SCHEMAS, local_path, table_path
 from pipeline.views import View
@@ -121,7 +121,7 @@ def _agreement(
     horizon = closed_by_both(spark, settings, view, newest, found)
     sides = {
         "batch": batch_side(spark, settings, view, newest, found),
-        "speed": read_version(spark, *speed),
+        "speed": speed_rows(spark, view, *speed),
     }
     compared = compared_rows(sides, view=view, horizon=horizon).persist()
     try:

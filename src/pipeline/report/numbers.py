@@ -271,7 +271,7 @@ class _Lake:
         found = {name: table for name in tables if (table := self._tables[name])}
         if len(found) < len(tables):
             return []
-        named = {name: self._duckdb.relation(table) for name, table in found.items()}
+        named = {name: self._duckdb.relation(table).name for name, table in found.items()}
         return [*self._duckdb.rows(sql.format(**named))]
 
     def view_rows(self, select: str, view: View, layer: Layer, tail: str = "") -> list[Row]:

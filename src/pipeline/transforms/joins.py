@@ -1,7 +1,6 @@
 """Order lines with their product, creations with their cancellation: outer joins bounded in event time.
 
-Each join gives every match; a view keeps the best of them (`View.precedence`), by an upsert in the stream and by a
-maximum in the batch. A stream could pick the best one itself only by waiting until the larger bound has passed.
+Each join gives every match; a view keeps the best of them (`View.precedence`), whatever comes after it. A stream could pick the best one itself only by waiting until the larger bound has passed.
 """
 
 from __future__ import annotations
