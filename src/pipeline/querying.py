@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from typing import Literal
 
 import duckdb
+from pyspark.sql import types as T
 
 from pipeline import catalog, serving
 from pipeline.errors import UsageError
@@ -41,19 +43,25 @@ def query(
     asked = catalog.views(settings)[view]
     columns = columns_of(asked, layer)
     is_local = local_path(settings.lake.root) is not None
-    condition = _condition(where, columns, dialect="duckdb" if is_local else "spark")
+    condition = _condition(where, asked, columns, engine="duckdb" if is_local else "spark")
     tail = _tail(view, columns, condition=condition, order_by=order_by, limit=limit)
     return columns, (_by_duckdb if is_local else _by_spark)(settings, asked, layer, tail, as_of)
 
 
-def _condition(where: str | None, columns: list[str], *, dialect: str) -> str | None:
+def _condition(
+    where: str | None, view: View, columns: list[str], *, engine: Literal["duckdb", "spark"]
+) -> str | None:
     if where is None:
         return None
     from pipeline.conditions import (
         as_condition,
     )  # most questions have none, and the parser takes its time to load
 
-    return as_condition(where, columns=columns, dialect=dialect)
+    known = {field.name: field.dataType for field in view.schema}
+    types = {
+        name: known.get(name, T.BooleanType()) for name in columns
+    }  # is_final is of the served form alone
+    return as_condition(where, columns=types, engine=engine)
 
 
 def _tail(
