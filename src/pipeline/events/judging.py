@@ -46,6 +46,7 @@ _INSTANT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,6}))?"
     r"(Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
+_UNCOUNTED_ZERO = re.compile(r"-?0[.eE](?=[+-]?[0-9]+\Z)")
 _BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 
 _CENT = Decimal(10) ** -AMOUNT_DECIMALS
@@ -267,9 +268,13 @@ def _parsed(text: str) -> Any:
 
 
 def _number(text: str) -> _Number:
-    """Also of a member that nobody reads: the parser of the stream refuses the whole text."""
-    if len(text) > MAX_NUMBER_DIGITS and sum(map(text.count, "0123456789")) > MAX_NUMBER_DIGITS:
-        raise ValueError("too many digits")
+    """Also of a member that nobody reads: the parser of the stream refuses the whole text (Jackson 2.21). It does not count
+    the 0 of a number that has either decimals or an exponent behind it, but not both.
+    """
+    if len(text) > MAX_NUMBER_DIGITS:
+        counted = text[len(found[0]) - 1 :] if (found := _UNCOUNTED_ZERO.match(text)) else text
+        if sum(map(counted.count, "0123456789")) > MAX_NUMBER_DIGITS:
+            raise ValueError("too many digits")
     return _Number(text)
 
 
