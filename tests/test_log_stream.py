@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from delta.tables import DeltaTable
@@ -12,6 +13,7 @@ from pyspark.sql import SparkSession
 from lake import at, order, rows_of, send
 from pipeline import audit, batch, dead_letters, ingest, reconcile, serving, single_process, speed, stopping
 from pipeline.delta_log import newest_version
+from pipeline.errors import RefusedToStart
 from pipeline.settings import Settings
 from pipeline.tables import BATCH_LEDGER, ORDER_EVENTS, table_path, view_path
 from pipeline.transforms.patches import merge_patch
@@ -72,13 +74,30 @@ def test_a_repaired_dead_letter_is_the_batch_layers(spark: SparkSession, setting
     assert audit.run(settings).faults == []
 
 
-def test_views_may_begin_before_there_is_a_log(spark: SparkSession, settings: Settings) -> None:
-    speed.run(settings, views=[SPEND.name], once=True)
+def test_views_that_are_started_first_wait_for_ingest(
+    spark: SparkSession, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, outcome = settings.lake.root, list[BaseException]()
+
+    def run() -> None:
+        try:
+            speed.run(settings, views=[SPEND.name], once=False)
+        except BaseException as error:  # noqa: BLE001  # told by the test
+            outcome.append(error)
+
+    with pytest.raises(RefusedToStart):
+        speed.run(settings, views=[SPEND.name], once=True)
+    runner = threading.Thread(target=run)
+    runner.start()
+    wait_until(lambda: bool(outcome) or "waiting for ingest" in capsys.readouterr().err)
+    assert not Path(root).exists()
     send(settings, [order("o1", time=at(0))])
     ingest.run(settings, once=True)
-    speed.run(settings, views=[SPEND.name], once=True)
-    (window,) = rows_of(serving.read(spark, settings, SPEND, layer="speed"))
-    assert window["order_count"] == 1
+    table = view_path(root, SPEND.name, "speed", SPEND.version)
+    wait_until(lambda: bool(outcome) or (newest_version(None, table) or 0) >= 1)
+    assert stopping.stop_queries(root, [SPEND.query], timeout_seconds=60) == []
+    runner.join()
+    assert outcome == []
 
 
 def test_ingest_and_the_views_run_in_one_process_until_they_are_stopped(

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
 from pipeline import catalog, checkpoints, compaction, feeding, guards, ledger, lineage, versions
 from pipeline.console import note
+from pipeline.delta_log import newest_version
 from pipeline.failpoints import failpoint
 from pipeline.feeds import feed_of, stream_of_feed
 from pipeline.kafka_check import require_topics
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 WORD_COUNTS = "word_counts"
-_FEED_EVERY_SECONDS = 1.0
+_FEED_EVERY_SECONDS = _LOOKS_EVERY_SECONDS = 1.0
 _LEDGER_EVERY = 25
 """Batches; well below the 100 whose offsets Spark keeps."""
 
@@ -81,6 +82,8 @@ def run_versions(
     settings: Settings, chosen: Sequence[View], *, once: bool, origin: Origin = "typed", job: str = "speed"
 ) -> None:
     """As `run`, just these versions. A feed that is not there yet is made from the log, whose events are read by `origin`."""
+    if not once:
+        _await_log(settings, chosen)
     require_ready(settings, chosen)
     spark, root = session(settings), settings.lake.root
     with ExitStack() as at_the_end:
@@ -106,14 +109,31 @@ def run_versions(
 def require_ready(settings: Settings, chosen: Sequence[View]) -> None:
     """Raise where a topic or the log that the views read is not there, or the disk has no room: before anything is made for them."""
     require_their_topics(settings, chosen)
-    spark, root, kinds = session(settings), settings.lake.root, catalog.kinds(settings)
+    spark, root = session(settings), settings.lake.root
     for view in chosen:
         guards.require_space(root, query=view.query, min_free_mebibytes=settings.lake.min_free_mebibytes)
-    source = {view.query: versions.source_of(spark, settings, view) for view in chosen}
-    of_log = [kind for view in chosen if source[view.query] == "log" for kind in view.inputs]
-    log_versions(spark, settings, [*dict.fromkeys(kinds[kind].table for kind in of_log)])
-    if "feed" in source.values():
+    log_versions(spark, settings, _streamed_tables(spark, settings, chosen))
+    if any(view.source == "feed" for view in chosen):
         feeding.require_history(spark, settings)
+
+
+def _await_log(settings: Settings, chosen: Sequence[View]) -> None:
+    """Ingest may be started at the same time: its tables are waited for, and not made here, where a lake's name may be mistyped."""
+    require_their_topics(settings, chosen)
+    spark, root, is_told = session(settings), settings.lake.root, False
+    names = _streamed_tables(spark, settings, chosen)
+    while missing := [name for name in names if newest_version(spark, table_path(root, name)) is None]:
+        if not is_told:
+            note(f"waiting for ingest: there is no {', '.join(missing)} in the lake {root} yet")
+            is_told = True
+        time.sleep(_LOOKS_EVERY_SECONDS)
+
+
+def _streamed_tables(spark: SparkSession, settings: Settings, views: Sequence[View]) -> list[str]:
+    """The names of the tables that the views which read the log read."""
+    kinds = catalog.kinds(settings)
+    of_log = [view for view in views if versions.source_of(spark, settings, view) == "log"]
+    return [*dict.fromkeys(kinds[kind].table for view in of_log for kind in view.inputs)]
 
 
 def require_their_topics(settings: Settings, chosen: Sequence[View]) -> None:
@@ -353,10 +373,16 @@ def _append(rows: DataFrame, table: str, *, transaction: Transaction) -> None:
     """Append the rows with their batch. It is one pass, which also brings the query's state to this batch: where the table has the
     batch since a run that was broken off, it is made all the same.
     """
-    if not append(
-        rows.withColumn(BATCH_ID, F.lit(transaction.batch_id).cast("long")), table, transaction=transaction
-    ):
-        rows.write.format("noop").mode("overwrite").save()
+    given = rows.withColumn(BATCH_ID, _batch_id(transaction.batch_id))
+    if not append(given, table, transaction=transaction):
+        given.write.format("noop").mode("overwrite").save()
+
+
+def _batch_id(number: int) -> Column:
+    """A number would stand in the generated code, which would then be compiled anew in each batch. What an array holds does not, as
+    long as its place is not known before the rows are made.
+    """
+    return F.get(F.array(F.lit(number).cast("long")), F.spark_partition_id() * 0)
 
 
 def _publish_counts(counts: DataFrame, settings: Settings) -> None:
