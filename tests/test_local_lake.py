@@ -33,7 +33,7 @@ def test_a_lake_that_was_made_anew_is_not_answered_from_the_one_before(tmp_path:
 
     def told(number: int) -> list[tuple[int]]:
         write_deltalake(str(path), pa.table({"number": [number]}))
-        name = lake.relation(Table(f"{scheme}{path}", 0))
+        name = lake.relation(Table(f"{scheme}{path}", 0)).name
         return [*lake.rows(f"SELECT number FROM {name}")]  # type: ignore[arg-type]
 
     assert told(1) == [(1,)]
@@ -44,7 +44,7 @@ def test_a_lake_that_was_made_anew_is_not_answered_from_the_one_before(tmp_path:
 def test_a_file_that_is_gone_is_not_said_of_the_question(tmp_path: Path) -> None:
     write_deltalake(str(tmp_path), pa.table({"money": [1]}))
     lake = DuckDb()
-    name = lake.relation(Table(str(tmp_path), 0))
+    name = lake.relation(Table(str(tmp_path), 0)).name
     for file in tmp_path.glob("*.parquet"):
         file.unlink()
     with pytest.raises((duckdb.Error, OSError)) as gone:

@@ -94,7 +94,7 @@ def test_delta_rs_gives_them(table: str) -> None:
 def test_duckdb_gives_them(spark: SparkSession, table: str) -> None:
     version = spark.sql(f"DESCRIBE HISTORY delta.`{table}`").agg(F.max("version")).collect()[0][0]
     lake = DuckDb()
-    relation = lake.relation(Table(table, version))
+    relation = lake.relation(Table(table, version)).name
     found = [*lake.rows(f"SELECT micros, moment FROM {relation} ORDER BY moment")]
     assert [(micros, microseconds(at)) for micros, at in found] == [(one, one) for one in MICROS]
     assert {at.tzinfo for _, at in found} == {None}
