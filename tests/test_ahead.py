@@ -72,7 +72,7 @@ def test_an_order_from_the_future_decides_nothing_and_can_be_taken_out(
         "the horizon goes back, from 2026-01-01T15:00:00Z to 2026-01-01T14:00:00Z" in capsys.readouterr().err
     )
 
-    erase.run(settings, "c-stray", is_confirmed=lambda records: records == 1)
+    erase.run(settings, "c-stray", takes_text=lambda _: False, is_confirmed=lambda records: records == 1)
     stream(settings, order("o4", time=at(140)))
     assert served(spark, settings)[at(120)] == (3, False)
     assert told(settings) == []

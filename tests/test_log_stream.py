@@ -10,7 +10,7 @@ import pytest
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
-from lake import at, order, rows_of, send
+from lake import at, cancellation, line, order, product, rows_of, send
 from pipeline import audit, batch, dead_letters, ingest, reconcile, serving, single_process, speed, stopping
 from pipeline.delta_log import newest_version
 from pipeline.errors import RefusedToStart
@@ -72,6 +72,29 @@ def test_a_repaired_dead_letter_is_the_batch_layers(spark: SparkSession, setting
     (agreement,) = reconcile.run(settings, views=[SPEND.name])
     assert (agreement.repaired, agreement.unexplained) == (1, 0)
     assert audit.run(settings).faults == []
+
+
+def test_what_a_source_of_the_log_has_met_is_of_its_kind(spark: SparkSession, settings: Settings) -> None:
+    """A cancellation that comes late is nothing to the lines of orders, though a batch of ingest holds it beside products."""
+    view = VIEWS["enriched_orders"]
+    for records in (
+        [
+            product(time=at(0)),
+            order("o1", time=at(0), items=[line()]),
+            product(time=at(60)),
+            order("o2", time=at(60), items=[line()]),
+        ],
+        [cancellation("o1", time=at(1)), product(time=at(61)), order("o3", time=at(61), items=[line()])],
+    ):
+        send(settings, records)
+        ingest.run(settings, once=True)
+        speed.run(settings, views=[view.name], once=True)
+    report = audit.run(settings)
+    assert report.faults == []
+    assert {one.topic: (one.to_read, one.counted, one.late) for one in report.queries} == {
+        settings.kafka.topics.orders: (3, 3, 0),
+        settings.kafka.topics.products: (3, 3, 0),
+    }
 
 
 def test_views_that_are_started_first_wait_for_ingest(

@@ -19,7 +19,7 @@ from pipeline.feeds import feed_of
 from pipeline.published import Snapshot, events_of, published, seed_of, snapshot
 from pipeline.settings import Settings
 from pipeline.sinks import Transaction, create_table
-from pipeline.sources import table_version
+from pipeline.sources import kind_of_topic, table_version
 from pipeline.starting import session
 from pipeline.tables import (
     BATCH_LEDGER,
@@ -101,6 +101,7 @@ def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) 
         scopes=[*found.scopes.values()],
         counted=counted(spark, settings, found, views=[*found.scopes]),
         basis=_basis(found),
+        kinds=kind_of_topic(settings),
     )
 
 

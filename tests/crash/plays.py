@@ -293,7 +293,7 @@ def _check_audit(told: Play) -> None:
     """The audit finds every record accounted for. (In one place: it is called as soon as there is one.)"""
     if importlib.util.find_spec("pipeline.audit") is not None:
         audit = importlib.import_module("pipeline.audit")
-        assert not audit.run(told.here).faults
+        assert audit.run(told.here).faults == []
 
 
 def _counted(told: Play, name: str, entries: Sequence[object], records: list[Record]) -> AcceptedLog:

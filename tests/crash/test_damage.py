@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 import judge
 from crash import logs
 from crash.plays import with_batches_of
-from lake import fresh, send
+from lake import fresh, on_kafka, send
 from pipeline import ingest, speed
 from pipeline.errors import RefusedToStart
 from pipeline.settings import Settings
@@ -51,7 +51,7 @@ class Halfway:
 def halfway(
     spark: SparkSession, base_settings: Settings, bootstrap: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Halfway:
-    here = fresh(base_settings, bootstrap, tmp_path_factory.mktemp("halfway") / "lake")
+    here = on_kafka(fresh(base_settings, bootstrap, tmp_path_factory.mktemp("halfway") / "lake"))
     small, rng = with_batches_of(here, 9), random.Random(1)
     snapshots = tmp_path_factory.mktemp("snapshots") / "lake"
     for number in range(2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -31,14 +31,13 @@ def account_queries(
         return [], []
     told = identified_events(spark, settings, found, with_text=True)
     identity = ("query", "topic", "key", "event_time")
-    entries = late.readings(spark, found.entries, [*found.scopes.values()])
-    about = ("query", "wanted_type", "counts_from", "kind", "watermark")
-    kinds = F.create_map(*[F.lit(word) for pair in kind_of_topic(settings).items() for word in pair])
-    is_of_kind = kinds[F.col("topic")] == F.col("kind")
+    kinds = kind_of_topic(settings)
+    entries = late.readings(spark, found.entries, [*found.scopes.values()], kinds=kinds)
+    about = ("query", "wanted_type", "counts_from", "watermark")
     in_time = ledger.with_batch(told, entries, columns=about).where(
-        late.is_wanted() & is_of_kind & (late.is_in_time() | F.col("event_time").isNull())
+        late.is_wanted() & (late.is_in_time() | F.col("event_time").isNull())
     )
-    should = told.join(F.broadcast(_wanted(spark, found, read)), on=["topic", "partition"]).where(
+    should = told.join(F.broadcast(_wanted(spark, found, read, kinds)), on=["topic", "partition"]).where(
         (F.col("offset") >= F.col("first")) & (F.col("offset") < F.col("end")) & late.is_wanted()
     )
     missed = late.recorded(spark, settings.lake.root).where(F.col("query").isin(*found.scopes))
@@ -89,7 +88,9 @@ def account_queries(
     return accounts, [*faults, *_key_faults(spark, settings, found)]
 
 
-def _wanted(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> DataFrame:
+def _wanted(
+    spark: SparkSession, found: Evidence, read: Sequence[Span], kinds: Mapping[str, str]
+) -> DataFrame:
     """The spans of the speed queries, each with its view as `query` and with what the source counts."""
     scopes = {scope.view.query: scope for scope in found.scopes.values()}
     rows = [
@@ -102,6 +103,7 @@ def _wanted(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> DataF
         )
         for reading in read
         if reading.query in scopes
+        and scopes[reading.query].view.reads[reading.source].kind == kinds.get(reading.place[0])
     ]
     return spark.createDataFrame(
         rows,
