@@ -77,7 +77,7 @@ def test_every_damage_is_named_with_its_offsets(
     delete(table_path(root, BATCH_LEDGER), f"query = 'ingest_v1' AND topic = '{texts}'")
     delete(
         table_path(root, BATCH_LEDGER),
-        "query = 'customer_hourly_spend_v1' AND batch_id = 0 AND partition = 1",
+        "query = 'customer_hourly_spend_v1' AND first_offset = 0 AND partition = 1",
     )
     delete(table_path(root, LATE_EVENTS), "key LIKE '%too late'")
     hourly = view_path(root, "customer_hourly_spend", "speed", 1)
