@@ -193,9 +193,8 @@ def test_an_erasure_that_was_broken_off_is_done_by_the_next(
     live = report.rebuilt["customer_hourly_spend"]
     folder = Path(settings.lake.root)
     assert [path.name for path in (folder / "views/customer_hourly_spend").glob("v*")] == [f"v{live}"]
-    assert [path.name for path in (folder / "_checkpoints").glob("customer_hourly_spend*")] == [
-        f"customer_hourly_spend_v{live}"
-    ]
+    begun = [path.name for path in (folder / "_checkpoints").glob("customer_hourly_spend*") if path.is_dir()]
+    assert begun == [f"customer_hourly_spend_v{live}"]
     with pytest.raises(RefusedToStart):
         promotion.rollback(settings, "customer_hourly_spend")
     again = erased()
