@@ -77,9 +77,10 @@ STAGES: Sequence[Sequence[Shown]] = [
             [r"^Sent .*\d+ to orders.*; of these \d+ late, \d+ duplicates, \d+ malformed"],
         )
     ],
+    [Shown(f"pipeline run {SPEND} --once")],
     [
         Shown("pipeline ingest --once"),
-        Shown(f"pipeline speed {SPEND} customer_totals --once"),
+        Shown("pipeline speed customer_totals --once"),
     ],
     [Shown(f"pipeline batch {SPEND} customer_totals --until {HORIZON}", ["✓ batch customer_totals"])],
     [

@@ -173,7 +173,7 @@ def test_what_a_run_that_was_cut_short_has_not_closed_is_told_until_it_comes(
     spark: SparkSession, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Spark makes no batch without events after a restart, so what waits for the watermark alone waits for events."""
-    view = VIEWS["order_outcomes"]
+    view, settings = VIEWS["order_outcomes"], on_kafka(settings)
     later = 60 * 30
     send(settings, [order("alone", time=at(0))])
     send(settings, [order("closing", time=at(later)), cancellation("closing", time=at(later))])
