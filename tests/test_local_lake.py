@@ -15,15 +15,22 @@ from pipeline.errors import LakeUnreachable, UsageError
 from pipeline.local_lake import DuckDb, failure
 from pipeline.reading import LocalTables
 from pipeline.served import Table
+from pipeline.service.questions import asked
+from pipeline.views import VIEWS
 
 
-@pytest.mark.parametrize("amount", ["0.01", "90071992547409.93", "-12345678901234567890.12"])
+@pytest.mark.parametrize(
+    "amount", ["0.01", "90071992547409.93", "-12345678901234567890.12", "-" + "9" * 36 + ".99"]
+)
 def test_money_beyond_a_double_is_found_by_its_value(tmp_path: Path, amount: str) -> None:
     money = pa.array([Decimal(amount)], pa.decimal128(38, 2))
     write_deltalake(str(tmp_path), pa.table({"money": money}))
     lake = DuckDb()
     name = lake.relation(Table(str(tmp_path), 0)).name
     assert [*lake.rows(f"SELECT money FROM {name} WHERE money = {amount}")] == [(Decimal(amount),)]
+    question = asked(VIEWS["customer_totals"], [("total_spend", amount)], max_rows=1)
+    sql = f"SELECT money FROM (SELECT money, money AS total_spend FROM {name}) WHERE {question.conditions[0]}"
+    assert [*lake.rows(sql, question.values)] == [(Decimal(amount),)]
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any, cast
 
 from pyspark.sql import types as T
@@ -26,6 +26,8 @@ _COMPARED = {"": "=", "ne": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="
 _OWN = ("layer", "order_by", "limit", "as_of", "cursor")
 _LAYERS = ("served", "speed", "batch")
 _MOST_VALUES = 200
+_EXACT = Context(prec=38)
+"""The digits of the widest decimal: Python's own 28 are fewer than money has."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ def _value(name: str, text: str, of: T.DataType) -> Any:
     try:
         number = Decimal(text) if len(text) <= 40 else Decimal("nan")
         scale = of.scale if isinstance(of, T.DecimalType) else 0
-        if number.is_finite() and number == (exact := number.quantize(Decimal(1).scaleb(-scale))):
+        if number.is_finite() and number == (
+            exact := number.quantize(Decimal(1).scaleb(-scale), context=_EXACT)
+        ):
             return exact if isinstance(of, T.DecimalType) else int(exact)
     except InvalidOperation:
         pass
