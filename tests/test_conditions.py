@@ -73,6 +73,14 @@ def test_a_condition_is_written_anew(text: str, written: str) -> None:
     assert as_condition(text, columns=COLUMNS, engine="duckdb") == written
 
 
+def test_a_text_is_no_template_of_spark() -> None:
+    written = as_condition("customer_id IN ('{answer}', '}', '${env:HOME}')", columns=COLUMNS, engine="spark")
+    assert not {*"{}$"} & {*written}
+    assert written.replace("\\u0024", "$").replace("\\u007b", "{").replace("\\u007d", "}") == (
+        "(`customer_id` IN ('{answer}', '}', '${env:HOME}'))"
+    )
+
+
 def test_both_engines_keep_the_same_rows(spark: SparkSession) -> None:
     chance = random.Random(7)
     rows = [tuple(chance.choice(values) for values in EDGES.values()) for _ in range(ROWS)]
@@ -266,6 +274,16 @@ def _time(chance: random.Random) -> str:
         "last_event_time > '2026-13-01'",
         "last_event_time > TIMESTAMP '9999-12-31' + INTERVAL 2 DAYS",
         "last_event_time > now()",
+        "last_event_time > TIMESTAMP '2026-01-01' + INTERVAL 999999999 WEEKS",
+        "last_event_time > '20260101'",
+        "last_event_time > '2026-W01-1'",
+        "last_event_time > '2026-01-01T12:00:00.1234567Z'",
+        "order_count = 1e999999999",
+        "total_spend = 1e-999999999",
+        "total_spend = 1e999999999 + 1",
+        "'1' IN (customer_id, total_spend)",
+        "'1' BETWEEN customer_id AND total_spend",
+        "1 IN (order_count, total_spend)",
         "date_trunc('week', last_event_time) = '2026-01-01'",
         "customer_id = NULL",
         "customer_id IN ('a', NULL)",

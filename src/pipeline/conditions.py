@@ -30,6 +30,9 @@ _MAX_CHARACTERS = 10_000
 _MOST_DIGITS = 200
 _INTEGERS = range(-(2**63), 2**63)
 _ESCAPED = re.compile(r"(?:[^\\]|\\[%_\\])*", re.DOTALL)
+_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII)
+_TEMPLATE = {ord(one): f"\\u{ord(one):04x}" for one in "${}"}
+"""Of Spark's, and of spark.sql in Python: without these signs a text is no template that they fill in."""
 _UNITS = {
     "WEEK": timedelta(weeks=1), "DAY": timedelta(days=1), "HOUR": timedelta(hours=1), "MINUTE": timedelta(minutes=1), "SECOND": timedelta(seconds=1),
 }  # fmt: skip
@@ -156,9 +159,15 @@ class _Writer:
         if node.is_string:
             return _Value(None, literal=str(node.this))
         try:
-            return _Value(None, literal=Decimal(str(node.this)))
+            number = Decimal(str(node.this))
         except InvalidOperation:
-            raise _refused(node, "a number is written as 12 or 1.50") from None
+            number = Decimal("nan")
+        if (
+            not number.is_finite()
+            or max(abs(number.adjusted()), len(number.as_tuple().digits)) > _MOST_DIGITS
+        ):
+            raise _refused(node, f"a number is written as 12 or 1.50, of at most {_MOST_DIGITS} digits")
+        return _Value(None, literal=number)
 
     def _minus(self, node: E.Neg) -> _Value:
         value = self.of(node.this).literal
@@ -193,11 +202,11 @@ class _Writer:
         one = self.of(node.left).literal
         sign = 1 if isinstance(node, E.Add) else -1
         if isinstance(node.right, E.Interval) and isinstance(one, datetime):
-            return _Value(None, literal=_added(node, one, sign * _interval(node.right)))
+            return _Value(None, literal=_added(node, one, sign, node.right))
         other = None if isinstance(node.right, E.Interval) else self.of(node.right).literal
         if isinstance(one, Decimal) and isinstance(other, Decimal):
             moved = other if sign > 0 else other.copy_negate()
-            return _Value(None, literal=Context(prec=_MOST_DIGITS).add(one, moved))
+            return _Value(None, literal=Context(prec=4 * _MOST_DIGITS).add(one, moved))
         raise _refused(
             node, "nothing is added to a column: put the number, or the interval, on the other side"
         )
@@ -214,9 +223,8 @@ class _Writer:
     def _between(self, node: E.Between) -> _Value:
         if node.args.get("symmetric"):
             raise _refused(node, "give the smaller bound first")
-        this = self.of(node.this)
-        bounds = [self._alike(node, this, self.of(node.args[name])) for name in ("low", "high")]
-        return _Value(_BOOLEAN, f"({bounds[0][0]} BETWEEN {bounds[0][1]} AND {bounds[1][1]})")
+        this, values = self._alike_all(node, node.args["low"], node.args["high"])
+        return _Value(_BOOLEAN, f"({this} BETWEEN {' AND '.join(values)})")
 
     def _among(self, node: E.In) -> _Value:
         if not node.expressions or {name for name, value in node.args.items() if value} != {
@@ -224,9 +232,8 @@ class _Writer:
             "expressions",
         }:
             raise _refused(node, "IN takes a list of values")
-        this = self.of(node.this)
-        pairs = [self._alike(node, this, self.of(one)) for one in node.expressions]
-        return _Value(_BOOLEAN, f"({pairs[0][0]} IN ({', '.join(value for _, value in pairs)}))")
+        this, values = self._alike_all(node, *node.expressions)
+        return _Value(_BOOLEAN, f"({this} IN ({', '.join(values)}))")
 
     def _is_null(self, node: E.Is) -> _Value:
         if isinstance(node.expression, E.Boolean):
@@ -312,6 +319,16 @@ class _Writer:
             )
         return one.written, other.written
 
+    def _alike_all(self, node: E.Between | E.In, *others: E.Expr) -> tuple[str, list[str]]:
+        """What is compared, and each of the others, as values of one type; a literal has one type for all of them."""
+        this = self.of(node.this)
+        pairs = [self._alike(node, this, self.of(one)) for one in others]
+        if len({one for one, _ in pairs}) > 1:
+            raise _refused(
+                node, "the values are of several types: write a comparison with each, joined by OR"
+            )
+        return pairs[0][0], [value for _, value in pairs]
+
     def _of_type(self, node: E.Expr, value: object, kind: T.DataType) -> str:
         """The literal as a value of the type. A number or a time may come as a text."""
         if isinstance(kind, T.StringType) and isinstance(value, str):
@@ -345,7 +362,7 @@ class _Writer:
     def _text(self, text: str) -> str:
         if not self._is_spark:
             return "'" + text.replace("'", "''") + "'"
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'").translate(_TEMPLATE) + "'"
 
 
 def _family(kind: T.DataType) -> str:
@@ -364,6 +381,8 @@ def _as_number(node: E.Expr, value: str | Decimal) -> Decimal:
 def _instant(node: E.Expr, text: str) -> datetime:
     """A time without an offset is UTC."""
     try:
+        if not _ISO.fullmatch(text):
+            raise ValueError("one way to write it")
         time = datetime.fromisoformat(text)
         return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
     except (ValueError, OverflowError):
@@ -378,9 +397,9 @@ def _interval(node: E.Interval) -> timedelta:
     return int(count) * _UNITS[unit.removesuffix("S")]
 
 
-def _added(node: E.Expr, time: datetime, interval: timedelta) -> datetime:
+def _added(node: E.Expr, time: datetime, sign: int, interval: E.Interval) -> datetime:
     try:
-        return time + interval
+        return time + sign * _interval(interval)
     except OverflowError:
         raise _refused(node, "that is before the year 1 or after 9999") from None
 
