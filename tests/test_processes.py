@@ -133,7 +133,7 @@ STAGES: Sequence[Sequence[Shown]] = [
         Shown(f"pipeline rollback {SPEND}", [f"^{SPEND}: readers see version 1 again; 1r1 is kept"]),
     ],
     [Shown("pipeline maintain", ["^There is nothing to do|^ action"])],
-    [Shown("pipeline erase --customer c-00001 --yes", ["; 0 rows of the customer are left", "^made anew: .*customer_totals"])],
+    [Shown("pipeline erase --customer c-00001 --yes --by-text leave", ["; 0 rows of the customer are left", "^made anew: .*customer_totals"])],
 ]  # fmt: skip
 CASES = {one.line: one for stage in STAGES for one in stage}
 EXIT_CODES = {
