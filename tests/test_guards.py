@@ -193,7 +193,14 @@ def test_a_compacted_topic_and_a_transaction_that_does_not_end_are_told_by_name(
     admin = AdminClient({"bootstrap.servers": servers})  # it takes its answers with it when it goes
     (done,) = admin.incremental_alter_configs([resource]).values()
     done.result()
-    producer = Producer({"bootstrap.servers": servers, "transactional.id": topic, "log_level": 0})
+    producer = Producer(
+        {
+            "bootstrap.servers": servers,
+            "transactional.id": topic,
+            "transaction.timeout.ms": 600_000,
+            "log_level": 0,
+        }
+    )
     producer.init_transactions()
     producer.begin_transaction()
     producer.produce(topic, order("open").value, partition=0)
@@ -400,7 +407,7 @@ def test_keyed_state_that_does_not_say_which_row_of_a_key_counts(
     spark: SparkSession, settings: Settings
 ) -> None:
     """An extension's, say: with more of a key's events than an Arrow batch holds its state gives several rows."""
-    totals = VIEWS["customer_totals"]
+    totals, settings = VIEWS["customer_totals"], on_kafka(settings)
     speed.stream_rows(spark, settings, totals)
     speed.stream_rows(spark, settings, SPEND)
     with pytest.raises(RefusedToStart, match="precedence"):

@@ -173,7 +173,7 @@ def _play(spark: SparkSession, here: Settings, plan: Plan, seen: Counter[str]) -
     in_batches = replace(
         here,
         ingest=replace(here.ingest, max_offsets_per_trigger=plan.batch_size),
-        speed=replace(here.speed, max_offsets_per_trigger=plan.batch_size),
+        speed=replace(here.speed, max_offsets_per_trigger=1),  # a commit of ingest in each
     )
     ingest.run(in_batches, once=True)
     speed.run(in_batches, views=CLOCKED, once=True)

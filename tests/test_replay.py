@@ -171,6 +171,12 @@ def check(spark: SparkSession, here: Settings, name: str, label: str, counted: A
     assert judge.closed(name, found) == judge.closed(name, by_key(REFERENCE[name](counted, None))), name
 
 
+def drain_in_batches_of(records: int, here: Settings, name: str) -> None:
+    """Ingest so many at a time, and let the view take a batch of ingest in each of its own."""
+    ingest.run(replace(here, ingest=replace(here.ingest, max_offsets_per_trigger=records)), once=True)
+    speed.run(replace(here, speed=replace(here.speed, max_offsets_per_trigger=1)), views=[name], once=True)
+
+
 def late(spark: SparkSession, here: Settings, query: str, log: AcceptedLog) -> set[object]:
     return judge.late_identities(judge.ledger(spark, here), here, READ.name, log, query=query)
 
@@ -219,8 +225,7 @@ def test_a_view_is_made_anew_beside_the_live_one(
     ingest.run(here, once=True)
     speed.run(here, views=[READ.name], once=True)
     send(here, [*plan.rest, BROKEN, Sent(b"to be or not to be", kind="text-lines")])
-    ingest.run(replace(slices, ingest=replace(here.ingest, max_offsets_per_trigger=30)), once=True)
-    speed.run(slices, views=[READ.name], once=True)
+    drain_in_batches_of(30, here, READ.name)
     dead_letters.fix(here, merge_patch('{"total": "3.00"}'), author="me", reason="it was not much")
     assert dead_letters.replay(here).passed == 1
     with reader.reading(at_least=1000):
@@ -336,8 +341,7 @@ def test_a_version_made_from_the_raw_bytes_in_both_layers_becomes_live(
     slices = replace(settings, speed=replace(settings.speed, max_offsets_per_trigger=4))
     hours = [order(f"o{number}", time=at(20 * number), customer_id="c1") for number in range(9)]
     send(settings, [*hours, BROKEN, order("late", time=at(1), customer_id="c-late")])
-    ingest.run(replace(slices, ingest=replace(settings.ingest, max_offsets_per_trigger=4)), once=True)
-    speed.run(slices, views=[name], once=True)
+    drain_in_batches_of(4, settings, name)
     dead_letters.fix(settings, merge_patch('{"total": "3.00"}'), author="me", reason="it was not much")
     assert dead_letters.replay(settings).passed == 1
     typed = table_path(settings.lake.root, ORDER_EVENTS)
