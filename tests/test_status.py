@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 
-from lake import Sent, at, fresh, kinds_of, line, order, product, send, topics_of
+from lake import Sent, at, fresh, kinds_of, line, on_kafka, order, product, send, topics_of
 from pipeline import batch, cli, ingest, speed, status, stopping
 from pipeline.observe import observed
 from pipeline.settings import Settings
@@ -65,7 +65,7 @@ class Played:
 def played(
     spark: SparkSession, base_settings: Settings, bootstrap: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Played:
-    here = fresh(base_settings, bootstrap, tmp_path_factory.mktemp("status") / "lake")
+    here = on_kafka(fresh(base_settings, bootstrap, tmp_path_factory.mktemp("status") / "lake"))
     keep(here, here.kafka.topics.orders, TEN_YEARS_SECONDS)
     for piece in (FIRST, SECOND):
         send(here, piece)
