@@ -203,7 +203,9 @@ def test_a_compacted_topic_and_a_transaction_that_does_not_end_are_told_by_name(
     )
     producer.init_transactions()
     producer.begin_transaction()
-    producer.produce(topic, order("open").value, partition=0)
+    producer.produce(
+        topic, order("open").value, "k", partition=0
+    )  # a compacted topic takes none without a key
     producer.flush()
     try:
         send(settings, [order(f"o{i}") for i in range(2, 5)])

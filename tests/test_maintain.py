@@ -96,6 +96,7 @@ def test_streams_go_on_and_what_they_read_is_kept(spark: SparkSession, settings:
 
 def test_versions_that_nobody_sees_any_more_are_removed(spark: SparkSession, settings: Settings) -> None:
     send(settings, [order("o1")])
+    ingest.run(settings, once=True)
     speed.run(settings, views=[SPEND.name], once=True)
     root = settings.lake.root
     line, folder = Line(Made("1")), Path(root) / "views" / SPEND.name
