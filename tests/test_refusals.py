@@ -52,7 +52,6 @@ NOTHING_INGESTED = [
 OF_THE_STORY = [
     f"replay {SPEND} --once --set lake.min_free_mebibytes=1000000000",
     "replay word_counts --once --set kafka.topics.word_counts_output=no-such-topic",
-    f"speed {SPEND} --once --set speed.source=log",
     f"promote {SPEND} --yes",
     f"rollback {SPEND}",
     "dead-letters fix {orders}:0:999 --value x --reason r",
