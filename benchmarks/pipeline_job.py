@@ -30,7 +30,10 @@ def run(settings: Settings, job: str) -> str:
         ingest.run(settings, once=True)
         return table_path(root, "raw_events")
     if kind == "speed":
-        speed.run(settings, views=[view] if view else (), once=True)
+        of_kafka = replace(
+            settings, speed=replace(settings.speed, source="kafka")
+        )  # as who it is compared with
+        speed.run(of_kafka, views=[view] if view else (), once=True)
     elif kind == "built-in":
         speed.run_versions(settings, [replace(VIEWS[view], define=_totals, source="kafka")], once=True)
     else:
