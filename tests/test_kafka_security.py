@@ -67,7 +67,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         monkeypatch.setenv("PIPELINE_KAFKA__OPTIONS", json.dumps(dict(options)))
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        return cli.main([*words, f"--set=lake.root={tmp_path}/lake"])
+        return cli.main([*words, "--set=speed.source=kafka", f"--set=lake.root={tmp_path}/lake"])
 
     return command
 
