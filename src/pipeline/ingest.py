@@ -162,7 +162,7 @@ def _writer(settings: Settings) -> BatchWriter:
 
 
 def _tasks(spark: SparkSession, batch: MicroBatch) -> int:
-    """One for so many records, and no more than there are cores: each task is a file in each table."""
+    """One for so many records, and no more than there are cores."""
     records = sum(part.end - part.first for part in batch.ranges)
     return max(1, min(spark.sparkContext.defaultParallelism, -(-records // _RECORDS_OF_A_TASK)))
 
@@ -195,6 +195,7 @@ def _append_all(
 
     def append_part(name: str) -> None:
         failpoint(f"ingest: {name}")
-        append(parts[name], table_path(root, name), transaction=transaction)
+        # One file: a stream of the table is bounded by files, and none of its batches may end inside of a commit.
+        append(parts[name].coalesce(1), table_path(root, name), transaction=transaction)
 
     side_by_side(spark, [partial(append_part, name) for name in parts], at_a_time=len(parts))

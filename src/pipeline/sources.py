@@ -35,7 +35,7 @@ __all__ = [
 
 _CHANGE_FEED = "delta.enableChangeDataFeed"
 STREAMED = {_CHANGE_FEED: "true"}
-"""Properties of a table that views stream. Its change feed is admitted commit by commit, and costs a table that is appended to nothing."""
+"""Properties of a table that views stream. Its change feed costs a table that is appended to nothing, and is admitted file by file: of ingest each commit is one."""
 _WHOLE_VERSIONS = 2**31 - 1
 """Files of the log in a micro-batch. The ledger tells what a batch has read by versions, so none may end inside of one."""
 _MOST_COMMITS = 2_000
