@@ -54,6 +54,23 @@ def test_a_micro_batch_takes_whole_commits_of_ingest_and_no_more_than_it_may(
     assert audit.run(settings).faults == []
 
 
+def test_no_micro_batch_ends_inside_of_a_commit_that_several_tasks_have_made(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delta admits a change feed file by file, so a commit of two files could be read by halves, and what is late be told wrongly."""
+    monkeypatch.setattr(ingest, "_RECORDS_OF_A_TASK", 1)
+    one_by_one = replace(settings, speed=replace(settings.speed, max_offsets_per_trigger=1))
+    for hour in range(3):
+        send(settings, [order(f"o{hour}-{i}", time=at(60 * hour + i), partition=i % 2) for i in range(8)])
+        send(settings, [order(f"old{hour}", time=at(-10), customer_id="c-old", partition=1)])
+        ingest.run(settings, once=True)
+    speed.run(one_by_one, views=[SPEND.name], once=True)
+    assert read_by_spend(spark, settings) == [(0, 4), (4, 8), (8, 12)]
+    report = audit.run(settings)
+    assert report.faults == []
+    assert [(one.to_read, one.counted, one.late) for one in report.queries] == [(27, 26, 1)]
+
+
 def test_a_repaired_dead_letter_is_the_batch_layers(spark: SparkSession, settings: Settings) -> None:
     send(settings, [order("o1", time=at(0)), order("broken", time=at(1), total="much")])
     ingest.run(settings, once=True)
