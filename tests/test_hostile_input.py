@@ -295,7 +295,7 @@ def _read_through(url: str, schema: str) -> list[tuple[Any, ...]]:
     since = postgres_source.Since(0, datetime(2026, 1, 1, tzinfo=timezone.utc))
     with postgres_source.opened(url, schema=schema, tables=["orders"]) as source:
         assert postgres_source.newest(source, "orders", "updated_at")
-        where = postgres_source.changed(source, "orders", by="updated_at", since=since)
+        where = postgres_source.changed(source, "orders", key="order_id", by="updated_at", since=since)
         with mock.patch.object(postgres_source, "_read", keep):
             postgres_source.rows_as_json(
                 mock.Mock(), source, "orders", columns=["order_id"], where=where, connections=1

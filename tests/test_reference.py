@@ -26,5 +26,7 @@ def test_every_key_is_there_and_says_what_it_means() -> None:
     assert {*told} == {*flattened(load(None, [], {}))} | empty
     assert [key for key, row in told.items() if not row[3].strip()] == []
     assert told["speed.source"][1:] == [
-        "`kafka`", "text", "kafka, or log: read the ingested tables instead of the topics", "`PIPELINE_SPEED__SOURCE` |",
+        "`log`", "text",
+        "what views that begin read: log, the ingested tables, decoded and judged once; or kafka, the topics themselves: a second earlier, and each view decodes everything again",
+        "`PIPELINE_SPEED__SOURCE` |",
     ]  # fmt: skip

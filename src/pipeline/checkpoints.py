@@ -32,6 +32,7 @@ __all__ = [
     "generation",
     "last_batch",
     "last_committed_batch",
+    "log_read",
     "micro_batch",
     "missing_file",
     "newest_watermark",
@@ -214,6 +215,12 @@ def ends(spark: SparkSession, checkpoint: str, batch_id: int) -> tuple[Mapping[t
     """Up to where each Kafka source had been read after the batch; empty where Spark does not keep it any more."""
     entry = _entry(spark, checkpoint, batch_id)
     return entry.ends if entry else ()
+
+
+def log_read(spark: SparkSession | None, checkpoint: str, batch_id: int) -> list[LogRange]:
+    """All that the query had read of Delta tables after the batch; empty where Spark does not keep it any more."""
+    entry = _entry(spark, checkpoint, batch_id)
+    return [*_log_ranges(entry, None)] if entry else []
 
 
 def versions_read(spark: SparkSession | None, checkpoint: str) -> Mapping[int, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -46,7 +46,7 @@ __all__ = [
 class Evidence:
     """What the speed queries are judged by, as of one moment: the log, the ledger's entries, and how far each query is judged.
 
-    `scopes` are by view, of those whose query has begun; `repaired` are the addresses of repaired dead letters, with `met_by`: the views
+    `entries` name only topics that their source reads. `scopes` are by view, of those whose query has begun; `repaired` are the addresses of repaired dead letters, with `met_by`: the views
     whose query has read it all the same, in the history of a feed.
     """
 
@@ -77,7 +77,7 @@ def collect(
         if newest is not None:
             finished[view.query] = newest
     generations = ledger.generations(spark, root, [ledger.INGEST, *finished])
-    entries = ledger.entries(spark, root, generations)
+    entries = ledger.entries(spark, root, generations).where(_is_of_its_kind(settings, views))
     judged = ledger.judged(entries, finished) if finished else {}
     scopes = {}
     for view in views:
@@ -91,6 +91,21 @@ def collect(
     )
 
 
+def _is_of_its_kind(settings: Settings, views: Sequence[View]) -> Column:
+    """Of an entry of the ledger: whether its source reads that topic.
+
+    A source of the log is entered with all that ingest had read for its batch, the topics of other kinds among it.
+    """
+    kinds = kind_of_topic(settings)
+    is_met = F.col("query") == ledger.INGEST
+    for view in views:
+        for source, reading in enumerate(view.reads):
+            topics = [topic for topic, kind in kinds.items() if kind == reading.kind]
+            is_source = (F.col("query") == view.query) & (F.col("source") == source)
+            is_met = is_met | (is_source & F.col("topic").isin(topics))
+    return is_met
+
+
 def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) -> None:
     """Enter what the queries missed and `late_events` does not have yet."""
     late.enter(
@@ -101,7 +116,6 @@ def enter_late_events(spark: SparkSession, settings: Settings, found: Evidence) 
         scopes=[*found.scopes.values()],
         counted=counted(spark, settings, found, views=[*found.scopes]),
         basis=_basis(found),
-        kinds=kind_of_topic(settings),
     )
 
 

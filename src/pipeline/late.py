@@ -110,14 +110,8 @@ def identified(events: DataFrame, kind: Kind) -> DataFrame:
     )
 
 
-def readings(
-    spark: SparkSession, entries: DataFrame, scopes: Sequence[Scope], *, kinds: Mapping[str, str]
-) -> DataFrame:
-    """The ledger's entries of these scopes, each with what that source counts: query, wanted_type, counts_from, kind, generation.
-
-    `kinds` says what each topic holds. A source of the log is entered with all that ingest had read for its batch; it has met what is of
-    its kind.
-    """
+def readings(spark: SparkSession, entries: DataFrame, scopes: Sequence[Scope]) -> DataFrame:
+    """The ledger's entries of these scopes, each with what that source counts: query, wanted_type, counts_from, kind, generation."""
     schema = T.StructType(
         [
             T.StructField("reader", T.StringType()),
@@ -135,9 +129,7 @@ def readings(
     ]
     readers = F.broadcast(spark.createDataFrame(rows, schema))
     judged = ledger.within(entries, {scope.view.query: scope.judged for scope in scopes})
-    held = F.create_map(*[F.lit(word) for pair in kinds.items() for word in pair])
     is_reader = (F.col("query") == F.col("reader")) & (judged["source"] == readers["source"])
-    is_reader &= held[F.col("topic")] == F.col("kind")
     return judged.join(readers, on=is_reader).select(
         F.col("view").alias("query"),
         judged["source"],
@@ -171,13 +163,12 @@ def enter(
     scopes: Sequence[Scope],
     counted: Mapping[str, Counted],
     basis: Mapping[str, Any],
-    kinds: Mapping[str, str],
 ) -> None:
     """Enter the late events of these scopes that `late_events` does not have yet, healed where a batch form counts them.
 
     `events` (as `identified`) are what a query could have read of the log; `counted` the published batch forms by view. What
     a query of an older generation was late for is removed: its successor began anew. `basis` says from what all this
-    follows: the commit keeps it, and as long as that is the table's newest, there is nothing to look for. `kinds`: as `readings`.
+    follows: the commit keeps it, and as long as that is the table's newest, there is nothing to look for.
     """
     path = table_path(root, LATE_EVENTS)
     create_table(spark, path, SCHEMAS[LATE_EVENTS])
@@ -186,7 +177,7 @@ def enter(
             return
         _forget_older_generations(spark, path, scopes)
         clocked = [scope for scope in scopes if any(one.kind != TEXT_LINES for one in scope.view.reads)]
-        found = _missed(events, readings(spark, entries, clocked, kinds=kinds))
+        found = _missed(events, readings(spark, entries, clocked))
         known = spark.read.format("delta").load(path).select(*_IDENTITY)
         new = found.join(known, on=[*_IDENTITY], how="left_anti").persist()
         try:

@@ -37,6 +37,7 @@ __all__ = [
     "generations",
     "judged",
     "newest_batch",
+    "read_of_log",
     "record",
     "spans_of_ingest",
     "with_batch",
@@ -102,6 +103,24 @@ def catch_up(
         failpoint("ledger: read from the checkpoint")
         _enter(spark, root, rows, transaction=Transaction(query, generation, known))
     return known
+
+
+def read_of_log(
+    spark: SparkSession, root: str, query: str, batch_id: int, *, tables: Sequence[str], feed: str | None
+) -> tuple[OffsetRange, ...]:
+    """What a query of the log had read after the batch, told as what ingest had read for it: by its checkpoint and ingest's
+    entries, whatever the ledger says of the query itself. `tables` and `feed`: as `catch_up`.
+    """
+    checkpoint = checkpoint_path(root, query)
+    read = checkpoints.log_read(spark, checkpoint, batch_id)
+    if not read:
+        return ()
+    batch = replace(checkpoints.micro_batch(spark, checkpoint, batch_id), log_ranges=tuple(read))
+    if feed:
+        return _of_feed(spark, root, batch, feed).ranges
+    taken = transactions(spark, table_path(root, BATCH_LEDGER))
+    told = _in_kafka_offsets(spark, root, batch, taken, tables)
+    return told.ranges if told else ()
 
 
 def _of_feed(spark: SparkSession, root: str, batch: MicroBatch, feed: str) -> MicroBatch:

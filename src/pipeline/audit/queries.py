@@ -32,7 +32,7 @@ def account_queries(
     told = identified_events(spark, settings, found, with_text=True)
     identity = ("query", "topic", "key", "event_time")
     kinds = kind_of_topic(settings)
-    entries = late.readings(spark, found.entries, [*found.scopes.values()], kinds=kinds)
+    entries = late.readings(spark, found.entries, [*found.scopes.values()])
     about = ("query", "wanted_type", "counts_from", "watermark")
     in_time = ledger.with_batch(told, entries, columns=about).where(
         late.is_wanted() & (late.is_in_time() | F.col("event_time").isNull())

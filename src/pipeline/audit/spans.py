@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import checkpoints, late, ledger
+from pipeline import catalog, checkpoints, late, ledger
 from pipeline.audit.accounts import Fault, fault_at
 from pipeline.evidence import Evidence
+from pipeline.feeds import feed_of
 from pipeline.kafka_offsets import Partition, Run
 from pipeline.settings import Settings
 from pipeline.sources import kind_of_topic
@@ -41,12 +42,12 @@ def ingested_spans(spark: SparkSession, settings: Settings) -> list[Span]:
 
 
 def query_spans(spark: SparkSession, settings: Settings, found: Evidence) -> list[Span]:
-    """What each query has read up to its judged batch: by its checkpoint, or by the ledger where it reads the log."""
+    """What each query has read up to its judged batch, by its checkpoint."""
     read = []
     for scope in found.scopes.values():
         query = scope.view.query
         told = _by_checkpoint(spark, checkpoint_path(settings.lake.root, query), query, scope.judged)
-        read += told or _by_ledger(found, settings, scope)
+        read += told or _of_log(spark, settings, scope)
     return read
 
 
@@ -60,19 +61,15 @@ def _by_checkpoint(spark: SparkSession, checkpoint: str, query: str, batch_id: i
     ]
 
 
-def _by_ledger(found: Evidence, settings: Settings, scope: late.Scope) -> list[Span]:
-    """Ingest reads all topics in one batch, so a batch of a query of the log names topics that its table does not hold."""
-    kinds = kind_of_topic(settings)
-    spans = (
-        ledger.within(found.entries, {scope.view.query: scope.judged})
-        .groupBy("source", "topic", "partition")
-        .agg(F.min("first_offset").alias("first"), F.max("end_offset").alias("end"))
-        .collect()
-    )
+def _of_log(spark: SparkSession, settings: Settings, scope: late.Scope) -> list[Span]:
+    """Ingest reads all topics in one batch, so a batch of the log spans topics that the query's table does not hold."""
+    root, view, kinds = settings.lake.root, scope.view, kind_of_topic(settings)
+    tables, feed = catalog.typed_tables(settings), feed_of(root, view)
+    read = ledger.read_of_log(spark, root, view.query, scope.judged, tables=tables, feed=feed)
     return [
-        Span(scope.view.query, row["source"], (row["topic"], row["partition"]), (row["first"], row["end"]))
-        for row in spans
-        if kinds.get(row["topic"]) == scope.view.reads[row["source"]].kind
+        Span(view.query, one.source, (one.topic, one.partition), (one.first, one.end))
+        for one in read
+        if kinds.get(one.topic) == view.reads[one.source].kind
     ]
 
 
