@@ -32,6 +32,7 @@ from lake import (
 )
 from pipeline import batch, cli, dead_letters, ingest, serving
 from pipeline.dead_letters import Address, Outcome
+from pipeline.delta_log import is_table
 from pipeline.devservices import kafka
 from pipeline.errors import RefusedToStart, UsageError
 from pipeline.published import events_of, snapshot
@@ -223,7 +224,7 @@ def test_a_replay_puts_what_passes_into_every_form_of_the_log(spark: SparkSessio
     dry = dead_letters.fix(log.settings, bulk_patch(["assume-utc"]), dry_run=True, **WHO)
     assert (dry.passed, dry.rejected) == (2, 1)
     assert dry.still_dead == [(log.address["local and lost"], ["status"])]
-    assert not DeltaTable.isDeltaTable(spark, table_path(log.settings.lake.root, REPAIRS))
+    assert not is_table(spark, table_path(log.settings.lake.root, REPAIRS))
     _fix_all(log)
     assert dead_letters.replay(log.settings, dry_run=True).passed == len(REPAIRED)
     _assert_in_the_log(spark, log, log.records)

@@ -11,7 +11,7 @@ from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
-from pipeline.delta_log import append_as, newest_version, table_id, transactions
+from pipeline.delta_log import append_as, is_table, newest_version, table_id, transactions
 from pipeline.sinks import create_table
 
 SCHEMA = T.StructType([T.StructField("n", T.LongType())])
@@ -46,6 +46,15 @@ def test_what_others_have_committed_is_seen_and_built_upon(spark: SparkSession, 
     append(spark, path, 5)
     assert newest_version(spark, path) == newest_version(None, path) == 5
     assert (numbers(path), transactions(spark, path)) == ([1, 2, 3, 4, 5], {"some": 5})
+
+
+def test_a_table_is_seen_by_who_has_looked_before_its_first_commit(spark: SparkSession, tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "numbers", tmp_path / "elsewhere"
+    (path / "_delta_log").mkdir(parents=True)
+    assert (is_table(spark, str(path)), newest_version(spark, str(path))) == (False, None)
+    append_elsewhere(str(elsewhere), 1)
+    shutil.copytree(elsewhere, path, dirs_exist_ok=True)
+    assert (is_table(spark, str(path)), newest_version(spark, str(path))) == (True, 0)
 
 
 def test_what_others_have_changed_of_the_table_does_not_end_a_writer(spark: SparkSession, path: str) -> None:

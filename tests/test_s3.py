@@ -109,6 +109,7 @@ def test_two_drivers_share_a_lake(
         records = read_records(bootstrap, judge.topics_in(here))
         ends = {(record.topic, record.partition): record.offset + 1 for record in records}
         wait_until(lambda: ends.items() <= read_by_ingest(spark, here).items(), driver, log)
+        speed.run(here, views=[VIEW], once=True)
     assert driver.returncode == 0, log.read_text()
     entries = judge.ledger(spark, here)
     judge.check_log(spark, here, records)

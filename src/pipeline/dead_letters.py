@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from functools import reduce
 from typing import Any
 
-from delta.tables import DeltaTable
 from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -31,6 +30,7 @@ from pipeline.contracts import (
     REPAIRED,
     TOMBSTONE,
 )
+from pipeline.delta_log import is_table
 from pipeline.errors import RefusedToStart, UsageError
 from pipeline.repairs import append_missing, decide, deciding, mark_replayed, read_repairs
 from pipeline.settings import Settings
@@ -244,7 +244,7 @@ def _letters(spark: SparkSession, settings: Settings) -> DataFrame:
 
 def _table(spark: SparkSession, settings: Settings, name: str) -> DataFrame:
     path = table_path(settings.lake.root, name)
-    if not DeltaTable.isDeltaTable(spark, path):
+    if not is_table(spark, path):
         raise RefusedToStart(
             f"there is no {name} in the lake {settings.lake.root}: nothing has been ingested yet.\n"
             "Run `pipeline ingest` first (`--once` ingests what is there), or set lake.root to the lake you mean."

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
@@ -35,6 +34,7 @@ __all__ = [
     "commits",
     "file_count",
     "has_only_grown",
+    "is_table",
     "local_table",
     "newest_transaction",
     "newest_version",
@@ -80,9 +80,15 @@ def newest_version(spark: SparkSession | None, path: str) -> int | None:
     if spark is None:
         found = map(_COMMIT.fullmatch, files.names(None, f"{path}/_delta_log"))
         return max((int(name[1]) for name in found if name), default=None)
-    if not DeltaTable.isDeltaTable(spark, path):
-        return None
-    return int(_newest_snapshot(spark, path).version())
+    return int(_newest_snapshot(spark, path).version()) if is_table(spark, path) else None
+
+
+def is_table(spark: SparkSession, path: str) -> bool:
+    """Whether a Delta table is there by now.
+
+    `DeltaTable.isDeltaTable` goes on saying no in a process that has asked once between the making of the folder and the first commit.
+    """
+    return files.exists(spark, f"{path}/_delta_log") and int(_newest_snapshot(spark, path).version()) >= 0
 
 
 def local_table(path: str, version: int | None = None) -> LocalTable:
@@ -112,14 +118,14 @@ def unreadable(path: str, error: Exception) -> LakeUnreachable:
 
 def table_id(spark: SparkSession, path: str) -> str | None:
     """What the table keeps for as long as it lives; None where there is no table."""
-    if not DeltaTable.isDeltaTable(spark, path):
+    if not is_table(spark, path):
         return None
     return str(_newest_snapshot(spark, path).metadata().id())
 
 
 def table_schema(spark: SparkSession, path: str) -> T.StructType | None:
     """The columns of the table at its newest version; None where there is no table."""
-    if not DeltaTable.isDeltaTable(spark, path):
+    if not is_table(spark, path):
         return None
     return T.StructType.fromJson(json.loads(_newest_snapshot(spark, path).metadata().schemaString()))
 

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from pipeline import shop
 from pipeline.console import done, step
 from pipeline.dbt_project import Model, Outcome, Project, lent_to_dbt, unpacked
+from pipeline.delta_log import is_table
 from pipeline.errors import DataTestsFailed, ModelsFailed, RefusedToStart, UsageError
 from pipeline.settings import Settings
 from pipeline.sinks import commit_lock
@@ -99,7 +100,7 @@ def _register_models(spark: SparkSession, root: str, models: Sequence[Model]) ->
         table, path = f"{schema}.{name}", f"{elt_path(root)}/{schema}/{name}"
         spark.sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         _forget(spark, table)
-        if DeltaTable.isDeltaTable(spark, path):
+        if is_table(spark, path):
             DeltaTable.createIfNotExists(spark).tableName(table).location(path).execute()
 
 

@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.contracts import FIXED, RECORD_IDENTITY, REPAIRED
+from pipeline.delta_log import is_table
 from pipeline.sinks import commit_lock, create_table
 from pipeline.tables import REPAIRS, SCHEMAS, table_path
 
@@ -32,7 +33,7 @@ def deciding(root: str) -> Iterator[None]:
 def read_repairs(spark: SparkSession, root: str) -> DataFrame:
     """The repairs as they are now; no rows where nothing has been decided yet."""
     path = table_path(root, REPAIRS)
-    if DeltaTable.isDeltaTable(spark, path):
+    if is_table(spark, path):
         return spark.read.format("delta").load(path)
     return spark.createDataFrame([], _SCHEMA)
 

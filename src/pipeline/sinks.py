@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from pipeline import files
-from pipeline.delta_log import append_as, commit, newest_version, table_schema, transactions
+from pipeline.delta_log import append_as, commit, is_table, newest_version, table_schema, transactions
 from pipeline.leases import Lease, can_lease
 from pipeline.tables import local_path
 
@@ -72,7 +72,7 @@ def create_table(
     spark: SparkSession, path: str, schema: T.StructType, properties: Mapping[str, str] | None = None
 ) -> None:
     """Make the table, without rows, unless it is there."""
-    if DeltaTable.isDeltaTable(spark, path):
+    if is_table(spark, path):
         return
     with commit_lock(path):
         _clear_what_was_begun(spark, path)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,24 @@ class Job:
         assert self.process.wait(TIMEOUT_SECONDS) in codes, self.said()
 
     def kill(self) -> None:
+        """With all that it has started: spark-submit.sh gives the driver a process group of its own, in the same session."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            for process in _of_session(self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             self.process.wait()
 
     def said(self) -> str:
         return f"{self.name}: exit code {self.process.poll()}\n{self.log.read_text(errors='replace')[-6000:]}"
+
+
+def _of_session(leader: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(ProcessLookupError):
+            if folder.name.isdigit() and os.getsid(int(folder.name)) == leader:
+                found.append(int(folder.name))
+    return found
 
 
 @contextmanager

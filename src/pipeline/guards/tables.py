@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from pipeline import checkpoints, files
-from pipeline.delta_log import table_schema
+from pipeline.delta_log import is_table, table_schema
 from pipeline.errors import CheckpointDamaged, CheckpointMismatch
 from pipeline.guards.notes import Difference, anew, plan_changed, read_note
 from pipeline.jvm import java_class
@@ -115,12 +114,12 @@ def table_notes(
 
 
 def _is_new(spark: SparkSession, table: str) -> bool:
-    return not DeltaTable.isDeltaTable(spark, table) or not transactions(spark, table)
+    return not is_table(spark, table) or not transactions(spark, table)
 
 
 def _check_same_generation(spark: SparkSession, *, query: str, checkpoint: str, table: str) -> None:
     generation = checkpoints.generation(spark, checkpoint)
-    if not DeltaTable.isDeltaTable(spark, table):
+    if not is_table(spark, table):
         if generation is None or not _has_finished(spark, checkpoint):
             return
         raise _mismatch(
