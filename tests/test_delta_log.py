@@ -48,7 +48,9 @@ def test_what_others_have_committed_is_seen_and_built_upon(spark: SparkSession, 
     assert (numbers(path), transactions(spark, path)) == ([1, 2, 3, 4, 5], {"some": 5})
 
 
-def test_a_table_is_seen_by_who_has_looked_before_its_first_commit(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_table_is_seen_by_who_has_looked_before_its_first_commit(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     path, elsewhere = tmp_path / "numbers", tmp_path / "elsewhere"
     (path / "_delta_log").mkdir(parents=True)
     assert (is_table(spark, str(path)), newest_version(spark, str(path))) == (False, None)
