@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,14 +13,16 @@ from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from lake import Row, at, by_key, rows_of
-from pipeline import compaction, guards
+from lake import Row, at, by_key, order, rows_of, send
+from pipeline import compaction, guards, ingest, speed
 from pipeline.compaction import much_as_all_smaller
 from pipeline.delta_log import DataFile, commit, newest_transaction, newest_version, version_of_batch
 from pipeline.local_lake import DuckDb
 from pipeline.served import Table, counting_rows
 from pipeline.serving import speed_rows
+from pipeline.settings import Settings
 from pipeline.sinks import Transaction, add_columns, append, create_table
+from pipeline.tables import view_path
 from pipeline.views import BATCH_ID, VIEWS, View
 
 COUNTS, OUTCOMES = VIEWS["word_counts"], VIEWS["order_outcomes"]
@@ -159,6 +162,30 @@ def test_the_query_itself_keeps_its_table_cheap_to_read(
     held = DeltaTable.forPath(spark, path).toDF()
     assert held.where("word = 'a'").count() < 8
     assert held.where(F.col(BATCH_ID).isNull()).count() == 0
+
+
+@pytest.mark.kafka
+def test_a_query_puts_its_files_together_between_its_micro_batches(
+    spark: SparkSession, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a micro-batch the session is a copy of the one that has started the query."""
+    monkeypatch.setattr(compaction, "_FILES", 2)
+    here = replace(
+        settings,
+        ingest=replace(settings.ingest, max_offsets_per_trigger=2),
+        speed=replace(settings.speed, max_offsets_per_trigger=1),
+    )
+    send(here, [order(f"o{number}", time=at(number), total="1.00") for number in range(12)])
+    ingest.run(here, once=True)
+    speed.run(here, views=["customer_hourly_spend"], once=True)
+    view = VIEWS["customer_hourly_spend"]
+    path = view_path(here.lake.root, view.name, "speed", view.label)
+    version = newest_version(spark, path)
+    assert version is not None
+    held = DeltaTable.forPath(spark, path).toDF()
+    assert len(held.inputFiles()) <= 4 < held.select(BATCH_ID).distinct().count() + version
+    (row,) = rows_of(speed_rows(spark, view, path, version))
+    assert (row["order_count"], row["hourly_spend"]) == (12, Decimal("12.00"))
 
 
 def files(*mebibytes: float) -> list[DataFile]:

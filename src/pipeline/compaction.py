@@ -1,6 +1,6 @@
 """Speed tables are appended to, so their files grow in number and hold rows that newer ones have taken the place of.
 
-Compaction leaves the rows that count (`served.counting_rows`) of the files that it puts together. Whichever files these are: a row
+Compaction leaves the rows that count (`views.place_of_row`) of the files that it puts together. Whichever files these are: a row
 that does not count among some rows of its key does not count among all of them.
 """
 
@@ -13,9 +13,8 @@ from delta.exceptions import DeltaConcurrentModificationException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.delta_log import DataFile, file_count, put_together
-from pipeline.served import Relation, counting_rows
 from pipeline.sinks import commit_lock
-from pipeline.views import View
+from pipeline.views import BATCH_ID, View, first_of_each_key
 
 __all__ = ["TARGET_BYTES", "compact", "keeper", "much_as_all_smaller"]
 
@@ -84,5 +83,6 @@ def _counting(view: View, rows: DataFrame, files: Sequence[DataFile]) -> DataFra
     """The rows that count, with the columns of the table, in partitions by key of about the target."""
     partitions = -(-sum(one.bytes for one in files) // TARGET_BYTES)
     spread = rows.repartition(partitions, *view.keys)
-    counting = counting_rows(view, Relation("{rows}", rows.columns), keeps_batch=True)
-    return rows.sparkSession.sql(counting, rows=spread)
+    if BATCH_ID not in rows.columns:  # a table of an earlier lake, which has one row of each key
+        return spread
+    return first_of_each_key(spread, view=view, precedence=[*view.precedence, BATCH_ID])

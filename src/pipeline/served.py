@@ -99,18 +99,17 @@ def counting_rows(
     speed: Relation,
     *,
     where: str | None = None,
-    keeps_batch: bool = False,
     shows_ties: bool = False,
 ) -> str:
     """A query for the rows of a speed table that count: one of each key. `where` decides of whole keys.
 
-    `keeps_batch`: with the column of their micro-batch. `shows_ties`: where a table has a row twice, for whatever reason, both, as
+    `shows_ties`: where a table has a row twice, for whatever reason, both, as
     proofs want it. Tables of earlier lakes have one row of each key, and no micro-batch beside it.
     """
     among = f"{speed.name} WHERE {where}" if where else speed.name
     if BATCH_ID not in speed.columns:
         return f"SELECT * FROM {among}"
-    columns = ", ".join(name for name in speed.columns if keeps_batch or name != BATCH_ID)
+    columns = ", ".join(name for name in speed.columns if name != BATCH_ID)
     place = place_of_row(view, [*view.precedence, BATCH_ID], shows_ties=shows_ties)
     return f"SELECT {columns} FROM (SELECT *, {place} AS _place FROM {among}) AS placed WHERE _place = 1"
 

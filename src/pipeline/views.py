@@ -38,6 +38,7 @@ __all__ = [
     "Source",
     "View",
     "best_of_each_key",
+    "first_of_each_key",
     "is_settled",
     "labelled",
     "place_of_row",
@@ -147,11 +148,16 @@ def is_settled(view: View, horizon: datetime) -> str:
 
 def best_of_each_key(rows: DataFrame, *, view: View) -> DataFrame:
     """The view's rows, of what its definition gives: of the rows of a key the one of the highest precedence, completed."""
-    best = rows
-    if view.precedence:
-        best = rows.withColumn("_place", F.expr(place_of_row(view, view.precedence))).where("_place = 1")
+    best = first_of_each_key(rows, view=view, precedence=view.precedence) if view.precedence else rows
     completed = best if view.complete is None else view.complete(best)
     return completed.select(*view.schema.names)
+
+
+def first_of_each_key(rows: DataFrame, *, view: View, precedence: Sequence[str]) -> DataFrame:
+    """Of the rows of a key the one that counts by `precedence`, as Spark finds it (`place_of_row`)."""
+    return (
+        rows.withColumn("_place", F.expr(place_of_row(view, precedence))).where("_place = 1").drop("_place")
+    )
 
 
 def place_of_row(view: View, precedence: Sequence[str], *, shows_ties: bool = False) -> str:

@@ -19,7 +19,7 @@ from crash import logs
 from crash.kills import play_with_kills
 from crash.plays import INGEST, Play, batch_sizes, check, play, views_of
 from lake import fresh, send
-from pipeline import speed
+from pipeline import compaction, speed
 from pipeline.devservices import kafka
 from pipeline.errors import KafkaUnreachable
 from pipeline.failpoints import watched
@@ -43,9 +43,10 @@ def seeds(variable: str, default: str) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def ledger_every_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it is entered inside of runs as short as these."""
-    monkeypatch.setattr(speed, "_LEDGER_EVERY", 2, raising=False)
+def ledger_and_compaction_every_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is entered, and files are put together, inside of runs as short as these."""
+    monkeypatch.setattr(speed, "_LEDGER_EVERY", 2)
+    monkeypatch.setattr(compaction, "_FILES", 2)
 
 
 @pytest.mark.parametrize("seed", seeds("CRASH_SEEDS", IN_CI))
