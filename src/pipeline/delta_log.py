@@ -161,11 +161,16 @@ def has_only_grown(spark: SparkSession, path: str, *, most_commits: int) -> bool
 def transactions(spark: SparkSession, path: str) -> dict[str, int]:
     """The newest batch id by application id that the table has taken."""
     snapshot = _newest_snapshot(spark, path)
-    checksum = files.read_text(spark, f"{path}/_delta_log/{int(snapshot.version()):020d}.crc")
-    noted = None if checksum is None else json.loads(checksum).get("setTransactions")
+    noted = _checksum(spark, path, int(snapshot.version())).get("setTransactions")
     if noted is None:
         return _of_snapshot(spark, snapshot)
     return {action["appId"]: int(action["version"]) for action in noted}
+
+
+def _checksum(spark: SparkSession, path: str, version: int) -> Mapping[str, Any]:
+    """What Delta has written down of the table at this version; empty where it has not."""
+    text = files.read_text(spark, f"{path}/_delta_log/{version:020d}.crc")
+    return {} if text is None else json.loads(text)
 
 
 def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) -> None:
@@ -195,8 +200,10 @@ def append_as(rows: DataFrame, path: str, *, application: str, batch_id: int) ->
 
 
 def file_count(spark: SparkSession, path: str) -> int:
-    """How many files the table has, as this process knows it."""
-    return int(_log(spark, path).unsafeVolatileSnapshot().numOfFiles())
+    """How many files the table has, as this process knows it. Delta itself would build the table's whole state to say so."""
+    known = _log(spark, path).unsafeVolatileSnapshot()
+    noted = _checksum(spark, path, int(known.version())).get("numFiles")
+    return int(known.numOfFiles() if noted is None else noted)
 
 
 def put_together(

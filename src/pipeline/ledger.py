@@ -7,14 +7,14 @@ before it runs, and is entered from there, some batches at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline import checkpoints
-from pipeline.checkpoints import LogRange, MicroBatch, OffsetRange
+from pipeline.checkpoints import MicroBatch, OffsetRange
 from pipeline.contracts import ACCEPTED, DEAD, FATES, TOMBSTONE
 from pipeline.delta_log import newest_transaction, newest_version, table_id, transactions
 from pipeline.failpoints import failpoint
@@ -48,6 +48,8 @@ INGEST = "ingest_v1"
 """The versioned name of the query that fills the log."""
 
 _BUCKET_BITS = 12
+
+_Spans = dict[tuple[str, int], tuple[int, int]]
 
 Fates = Mapping[tuple[str, int], Mapping[str, int]]
 """How many records met which fate, by topic and partition."""
@@ -90,16 +92,20 @@ def catch_up(
         known = taken.get(Transaction(query, generation, newest).application, -1)
         if known >= newest:
             return known
-        rows: list[tuple[Any, ...]] = []
+        told: list[_Told] = []
         for batch in checkpoints.finished_since(spark, checkpoint, known):
-            told = (
-                _of_feed(spark, root, batch, feed)
-                if feed
-                else _in_kafka_offsets(spark, root, batch, taken, tables)
+            one = (
+                _told_by_feed(spark, batch, feed) if feed else _told_by_log(spark, root, batch, taken, tables)
             )
-            if told is None:
+            if one is None:
                 break
-            rows, known = [*rows, *_entries(query, generation, told, None)], batch.batch_id
+            told, known = [*told, one], batch.batch_id
+        ledger = spark.read.format("delta").load(path)
+        rows = [
+            row
+            for batch in _in_kafka_offsets(ledger, told)
+            for row in _entries(query, generation, batch, None)
+        ]
         failpoint("ledger: read from the checkpoint")
         _enter(spark, root, rows, transaction=Transaction(query, generation, known))
     return known
@@ -116,21 +122,35 @@ def read_of_log(
     if not read:
         return ()
     batch = replace(checkpoints.micro_batch(spark, checkpoint, batch_id), log_ranges=tuple(read))
-    if feed:
-        return _of_feed(spark, root, batch, feed).ranges
-    taken = transactions(spark, table_path(root, BATCH_LEDGER))
-    told = _in_kafka_offsets(spark, root, batch, taken, tables)
-    return told.ranges if told else ()
+    path = table_path(root, BATCH_LEDGER)
+    taken = transactions(spark, path)
+    told = _told_by_feed(spark, batch, feed) if feed else _told_by_log(spark, root, batch, taken, tables)
+    ledger = spark.read.format("delta").load(path)
+    return tuple(part for one in _in_kafka_offsets(ledger, [told] if told else []) for part in one.ranges)
 
 
-def _of_feed(spark: SparkSession, root: str, batch: MicroBatch, feed: str) -> MicroBatch:
-    """The batch with what it read of the feed told as what ingest had read for it.
+@dataclass(frozen=True)
+class _IngestRange:
+    """Batches of one generation of ingest, after `after` up to and with `through`."""
 
-    The history is in the order of event time, so its offsets are spread over its slices, and none of its events is late: the
+    generation: str
+    after: int
+    through: int
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A micro-batch of a query, with the batches of ingest of which it read, by source."""
+
+    batch: MicroBatch
+    read: Sequence[tuple[int, _IngestRange]]
+
+
+def _told_by_feed(spark: SparkSession, batch: MicroBatch, feed: str) -> _Told:
+    """The history is in the order of event time, so its offsets are spread over its slices, and none of its events is late: the
     batch that reads the last slice has all of it, behind no watermark.
     """
-    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
-    ranges, watermark = [*batch.ranges], batch.late_watermark
+    read, watermark = [], batch.late_watermark
     for part in batch.log_ranges:
         known = facts_at(spark, feed, part.after) if part.after is not None else None
         now = facts_at(spark, feed, part.through)
@@ -139,56 +159,53 @@ def _of_feed(spark: SparkSession, root: str, batch: MicroBatch, feed: str) -> Mi
         after = known.through if known is not None else None
         if after is None:
             watermark = None
-        spans = spans_of_ingest(
-            entries, now.generation, after=-1 if after is None else after, through=now.through
-        )
-        ranges += [OffsetRange(part.source, *place, *span) for place, span in spans.items()]
-    return replace(batch, ranges=tuple(ranges), late_watermark=watermark)
+        read.append((part.source, _IngestRange(now.generation, -1 if after is None else after, now.through)))
+    return _Told(replace(batch, late_watermark=watermark), read)
 
 
-def _in_kafka_offsets(
+def _told_by_log(
     spark: SparkSession, root: str, batch: MicroBatch, taken: Mapping[str, int], tables: Sequence[str]
-) -> MicroBatch | None:
-    """The batch with what it read of the log told as what ingest had read for it: by ingest's own entries.
+) -> _Told | None:
+    """By the transactions in the commits of the log: ingest puts a batch into a table in one commit.
 
     None where ingest has not entered all of that yet: its rows are in the log a moment before.
     """
-    ranges = [*batch.ranges]
-    for log_range in batch.log_ranges:
-        read = _ingested_in(spark, root, log_range, taken, tables)
-        if read is None:
+    read = []
+    for part in batch.log_ranges:
+        path = next(
+            path
+            for path in (table_path(root, name) for name in (RAW_EVENTS, *tables))
+            if table_id(spark, path) == part.table_id
+        )
+        through = newest_transaction(spark, path, part.through, query=INGEST)
+        if through is None:
+            continue
+        application, newest = through
+        if newest > taken.get(application, -1):
             return None
-        ranges += read
-    return replace(batch, ranges=tuple(ranges))
+        before = newest_transaction(spark, path, part.after, query=INGEST) if part.after is not None else None
+        after = before[1] if before is not None and before[0] == application else -1
+        read.append((part.source, _IngestRange(application.partition(":")[2], after, newest)))
+    return _Told(batch, read)
 
 
-def _ingested_in(
-    spark: SparkSession, root: str, log_range: LogRange, taken: Mapping[str, int], tables: Sequence[str]
-) -> list[OffsetRange] | None:
-    """The offsets whose records are in these versions of a log table.
-
-    Ingest puts a batch into a table in one commit, whose transaction says which batch it was.
-    """
-    path = next(
-        path
-        for path in (table_path(root, name) for name in (RAW_EVENTS, *tables))
-        if table_id(spark, path) == log_range.table_id
-    )
-    through = newest_transaction(spark, path, log_range.through, query=INGEST)
-    if through is None:
-        return []
-    application, newest = through
-    if newest > taken.get(application, -1):
-        return None
-    before = (
-        newest_transaction(spark, path, log_range.after, query=INGEST)
-        if log_range.after is not None
-        else None
-    )
-    after = before[1] if before is not None and before[0] == application else -1
-    entries = spark.read.format("delta").load(table_path(root, BATCH_LEDGER))
-    spans = spans_of_ingest(entries, application.partition(":")[2], after=after, through=newest)
-    return [OffsetRange(log_range.source, *place, *span) for place, span in spans.items()]
+def _in_kafka_offsets(ledger: DataFrame, told: Sequence[_Told]) -> list[MicroBatch]:
+    """The micro-batches with what they read of the log told as what ingest had read for it."""
+    spans = _spans(ledger, [part for one in told for _, part in one.read])
+    return [
+        replace(
+            one.batch,
+            ranges=(
+                *one.batch.ranges,
+                *(
+                    OffsetRange(source, *place, *span)
+                    for source, part in one.read
+                    for place, span in spans[part].items()
+                ),
+            ),
+        )
+        for one in told
+    ]
 
 
 def newest_batch(spark: SparkSession, root: str, query: str, generation: str) -> int | None:
@@ -199,19 +216,37 @@ def newest_batch(spark: SparkSession, root: str, query: str, generation: str) ->
     return transactions(spark, path).get(Transaction(query, generation, 0).application)
 
 
-def spans_of_ingest(
-    ledger: DataFrame, generation: str, *, after: int, through: int
-) -> dict[tuple[str, int], tuple[int, int]]:
+def spans_of_ingest(ledger: DataFrame, generation: str, *, after: int, through: int) -> _Spans:
     """Which offsets ingest has read in its batches after `after` up to and with `through`, by topic partition, half-open."""
-    is_ingest = (F.col("query") == INGEST) & (F.col("generation") == generation)
-    is_inside = (F.col("batch_id") > after) & (F.col("batch_id") <= through)
-    # One range for each partition: batches follow each other without a hole.
-    spans = (
-        ledger.where(is_ingest & is_inside)
-        .groupBy("topic", "partition")
-        .agg(F.min("first_offset").alias("first"), F.max("end_offset").alias("end"))
+    part = _IngestRange(generation, after, through)
+    return _spans(ledger, [part])[part]
+
+
+def _spans(ledger: DataFrame, parts: Sequence[_IngestRange]) -> dict[_IngestRange, _Spans]:
+    """Of each of these the offsets: one span for each partition, as batches follow each other without a hole."""
+    found: dict[_IngestRange, _Spans] = {part: {} for part in parts}
+    if not found:
+        return found
+    ordered = [*found]
+    asked = ledger.sparkSession.createDataFrame(
+        [(number, part.generation, part.after, part.through) for number, part in enumerate(ordered)],
+        "number int, of string, after bigint, through bigint",
     )
-    return {(row["topic"], row["partition"]): (row["first"], row["end"]) for row in spans.collect()}
+    is_inside = (
+        (F.col("generation") == F.col("of"))
+        & (F.col("batch_id") > F.col("after"))
+        & (F.col("batch_id") <= F.col("through"))
+    )
+    rows = (
+        ledger.where(F.col("query") == INGEST)
+        .join(F.broadcast(asked), on=is_inside)
+        .groupBy("number", "topic", "partition")
+        .agg(F.min("first_offset").alias("first"), F.max("end_offset").alias("end"))
+        .collect()
+    )
+    for row in sorted(rows):
+        found[ordered[row["number"]]][row["topic"], row["partition"]] = (row["first"], row["end"])
+    return found
 
 
 def _entries(query: str, generation: str, batch: MicroBatch, counts: Fates | None) -> list[tuple[Any, ...]]:
