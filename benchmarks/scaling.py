@@ -34,13 +34,12 @@ ACTION_BYTES = 600.0
 class Scale:
     events_a_second: int
     trigger_seconds: int
-    partitions: int
 
 
 SCALES = (
-    Scale(10_000, 5, 8),
-    Scale(1_000_000, 30, 192),
-    Scale(10_000_000, 60, 1536),
+    Scale(1_000, 1),
+    Scale(10_000, 5),
+    Scale(100_000, 10),
 )
 
 
@@ -55,12 +54,12 @@ class Appended:
 
 
 def appended(scale: Scale, *, bytes_an_event: float, compact_every_seconds: int | None) -> Appended:
-    """A day of commits, of one file for each Kafka partition; compaction joins the small ones into files of 128 MB."""
+    """A day of commits, of one file each; compaction joins the small ones into files of 128 MB."""
     table = Appended()
     for second in range(0, DAY_SECONDS, scale.trigger_seconds):
         table.commits += 1
-        table.small_files += scale.partitions
-        table.files += scale.partitions
+        table.small_files += 1
+        table.files += 1
         table.most_files = max(table.most_files, table.files)
         if compact_every_seconds and (second + scale.trigger_seconds) % compact_every_seconds == 0:
             bytes_since = scale.events_a_second * compact_every_seconds * bytes_an_event
@@ -81,14 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     _table(
         "cores",
-        ["events a second", "ingest", "spend", "Kafka MB/s", "log TB a day"],
+        ["events a second", "ingest", "spend", "Kafka MB/s", "log GB a day"],
         [
             [
                 f"{scale.events_a_second:,}",
                 f"{math.ceil(cores(scale, asked.ingest)):,}",
                 f"{math.ceil(cores(scale, asked.spend)):,}",
                 f"{scale.events_a_second * KAFKA_BYTES / 1e6:,.0f}",
-                f"{scale.events_a_second * DAY_SECONDS * (RAW_BYTES + TYPED_BYTES) / 1e12:,.2f}",
+                f"{scale.events_a_second * DAY_SECONDS * (RAW_BYTES + TYPED_BYTES) / 1e9:,.0f}",
             ]
             for scale in SCALES
         ],
