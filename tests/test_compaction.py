@@ -8,8 +8,10 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from delta.tables import DeltaTable
+from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -186,6 +188,19 @@ def test_a_query_puts_its_files_together_between_its_micro_batches(
     assert len(held.inputFiles()) <= 4 < held.select(BATCH_ID).distinct().count() + version
     (row,) = rows_of(speed_rows(spark, view, path, version))
     assert (row["order_count"], row["hourly_spend"]) == (12, Decimal("12.00"))
+
+
+def test_the_row_that_counts_is_the_same_each_time_it_is_asked_for(tmp_path: Path) -> None:
+    """A key has a row from before there were numbers of micro-batches, and a newer one, in files that two threads read."""
+    for number in range(20):
+        path = str(tmp_path / f"counts{number}")
+        for word in ("a", "b"):
+            write_deltalake(path, pa.table({"word": [word], "count": [5]}), mode="append")
+        newer = pa.table({"word": ["a"], "count": [1], BATCH_ID: [0]})
+        write_deltalake(path, newer, mode="append", schema_mode="merge")
+        duck = DuckDb()
+        sql = counting_rows(COUNTS, duck.relation(Table(path, 2)))
+        assert sorted(duck.rows(f"SELECT word, count FROM ({sql})")) == [("a", 1), ("b", 5)]
 
 
 def files(*mebibytes: float) -> list[DataFile]:
