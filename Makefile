@@ -42,7 +42,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pipeline.jars --with s3
 	@$(ARCHIVE)
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 airflow: $(AIRFLOW_STAMP)
 

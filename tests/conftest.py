@@ -25,15 +25,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 PARTITIONS = 2
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those of a file stay together, and so do the files that share the story."""
-    sharing = {item.path for item in items if "story" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "story" if item.path in sharing else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def base_settings() -> Settings:
     return load("test", [], {})
