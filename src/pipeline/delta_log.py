@@ -80,15 +80,13 @@ def newest_version(spark: SparkSession | None, path: str) -> int | None:
     if spark is None:
         found = map(_COMMIT.fullmatch, files.names(None, f"{path}/_delta_log"))
         return max((int(name[1]) for name in found if name), default=None)
-    return int(_newest_snapshot(spark, path).version()) if is_table(spark, path) else None
+    snapshot = _snapshot_if_any(spark, path)
+    return None if snapshot is None else int(snapshot.version())
 
 
 def is_table(spark: SparkSession, path: str) -> bool:
-    """Whether a Delta table is there by now.
-
-    `DeltaTable.isDeltaTable` goes on saying no in a process that has asked once between the making of the folder and the first commit.
-    """
-    return files.exists(spark, f"{path}/_delta_log") and int(_newest_snapshot(spark, path).version()) >= 0
+    """Whether a Delta table is there by now."""
+    return _snapshot_if_any(spark, path) is not None
 
 
 def local_table(path: str, version: int | None = None) -> LocalTable:
@@ -118,16 +116,16 @@ def unreadable(path: str, error: Exception) -> LakeUnreachable:
 
 def table_id(spark: SparkSession, path: str) -> str | None:
     """What the table keeps for as long as it lives; None where there is no table."""
-    if not is_table(spark, path):
-        return None
-    return str(_newest_snapshot(spark, path).metadata().id())
+    snapshot = _snapshot_if_any(spark, path)
+    return None if snapshot is None else str(snapshot.metadata().id())
 
 
 def table_schema(spark: SparkSession, path: str) -> T.StructType | None:
     """The columns of the table at its newest version; None where there is no table."""
-    if not is_table(spark, path):
+    snapshot = _snapshot_if_any(spark, path)
+    if snapshot is None:
         return None
-    return T.StructType.fromJson(json.loads(_newest_snapshot(spark, path).metadata().schemaString()))
+    return T.StructType.fromJson(json.loads(snapshot.metadata().schemaString()))
 
 
 def table_property(spark: SparkSession, path: str, name: str) -> str | None:
@@ -394,6 +392,19 @@ def _commit_text(spark: SparkSession | None, path: str, version: int) -> str | N
 
 def _commit_file(path: str, version: int) -> str:
     return f"{path}/_delta_log/{version:020d}.json"
+
+
+def _snapshot_if_any(spark: SparkSession, path: str) -> Any | None:
+    """The table as it is now; None where there is no table.
+
+    `DeltaTable.isDeltaTable` goes on saying no in a process that has asked once between the making of the folder and the first commit.
+    """
+    if not files.exists(
+        spark, f"{path}/_delta_log"
+    ):  # a Delta log of its own would be kept in memory for each path that is asked for
+        return None
+    snapshot = _newest_snapshot(spark, path)
+    return snapshot if int(snapshot.version()) >= 0 else None
 
 
 def _newest_snapshot(spark: SparkSession, path: str) -> Any:

@@ -100,10 +100,9 @@ def catch_up(
             if one is None:
                 break
             told, known = [*told, one], batch.batch_id
-        ledger = spark.read.format("delta").load(path)
         rows = [
             row
-            for batch in _in_kafka_offsets(ledger, told)
+            for batch in _in_kafka_offsets(spark, root, told)
             for row in _entries(query, generation, batch, None)
         ]
         failpoint("ledger: read from the checkpoint")
@@ -122,11 +121,9 @@ def read_of_log(
     if not read:
         return ()
     batch = replace(checkpoints.micro_batch(spark, checkpoint, batch_id), log_ranges=tuple(read))
-    path = table_path(root, BATCH_LEDGER)
-    taken = transactions(spark, path)
+    taken = transactions(spark, table_path(root, BATCH_LEDGER))
     told = _told_by_feed(spark, batch, feed) if feed else _told_by_log(spark, root, batch, taken, tables)
-    ledger = spark.read.format("delta").load(path)
-    return tuple(part for one in _in_kafka_offsets(ledger, [told] if told else []) for part in one.ranges)
+    return _in_kafka_offsets(spark, root, [told])[0].ranges if told else ()
 
 
 @dataclass(frozen=True)
@@ -189,9 +186,11 @@ def _told_by_log(
     return _Told(batch, read)
 
 
-def _in_kafka_offsets(ledger: DataFrame, told: Sequence[_Told]) -> list[MicroBatch]:
+def _in_kafka_offsets(spark: SparkSession, root: str, told: Sequence[_Told]) -> list[MicroBatch]:
     """The micro-batches with what they read of the log told as what ingest had read for it."""
-    spans = _spans(ledger, [part for one in told for _, part in one.read])
+    parts = [part for one in told for _, part in one.read]
+    ledger = table_path(root, BATCH_LEDGER)
+    spans = _spans(spark.read.format("delta").load(ledger), parts) if parts else {}
     return [
         replace(
             one.batch,
@@ -225,8 +224,6 @@ def spans_of_ingest(ledger: DataFrame, generation: str, *, after: int, through: 
 def _spans(ledger: DataFrame, parts: Sequence[_IngestRange]) -> dict[_IngestRange, _Spans]:
     """Of each of these the offsets: one span for each partition, as batches follow each other without a hole."""
     found: dict[_IngestRange, _Spans] = {part: {} for part in parts}
-    if not found:
-        return found
     ordered = [*found]
     asked = ledger.sparkSession.createDataFrame(
         [(number, part.generation, part.after, part.through) for number, part in enumerate(ordered)],

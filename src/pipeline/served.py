@@ -103,8 +103,8 @@ def counting_rows(
 ) -> str:
     """A query for the rows of a speed table that count: one of each key. `where` decides of whole keys.
 
-    `shows_ties`: where a table has a row twice, for whatever reason, both, as
-    proofs want it. Tables of earlier lakes have one row of each key, and no micro-batch beside it.
+    `shows_ties`: where a table has a row twice, for whatever reason, both, as proofs want it. Tables of
+    earlier lakes have one row of each key, and no micro-batch beside it.
     """
     among = f"{speed.name} WHERE {where}" if where else speed.name
     if BATCH_ID not in speed.columns:

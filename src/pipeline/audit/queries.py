@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import reduce
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -18,7 +18,7 @@ from pipeline.evidence import Evidence, identified_events, speed_table
 from pipeline.published import seed_of
 from pipeline.serving import speed_rows
 from pipeline.settings import Settings
-from pipeline.sources import kind_of_topic, read_version
+from pipeline.sources import read_version
 from pipeline.tables import view_path
 
 __all__ = ["account_queries"]
@@ -31,13 +31,12 @@ def account_queries(
         return [], []
     told = identified_events(spark, settings, found, with_text=True)
     identity = ("query", "topic", "key", "event_time")
-    kinds = kind_of_topic(settings)
     entries = late.readings(spark, found.entries, [*found.scopes.values()])
     about = ("query", "wanted_type", "counts_from", "watermark")
     in_time = ledger.with_batch(told, entries, columns=about).where(
         late.is_wanted() & (late.is_in_time() | F.col("event_time").isNull())
     )
-    should = told.join(F.broadcast(_wanted(spark, found, read, kinds)), on=["topic", "partition"]).where(
+    should = told.join(F.broadcast(_wanted(spark, found, read)), on=["topic", "partition"]).where(
         (F.col("offset") >= F.col("first")) & (F.col("offset") < F.col("end")) & late.is_wanted()
     )
     missed = late.recorded(spark, settings.lake.root).where(F.col("query").isin(*found.scopes))
@@ -88,9 +87,7 @@ def account_queries(
     return accounts, [*faults, *_key_faults(spark, settings, found)]
 
 
-def _wanted(
-    spark: SparkSession, found: Evidence, read: Sequence[Span], kinds: Mapping[str, str]
-) -> DataFrame:
+def _wanted(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> DataFrame:
     """The spans of the speed queries, each with its view as `query` and with what the source counts."""
     scopes = {scope.view.query: scope for scope in found.scopes.values()}
     rows = [
@@ -103,7 +100,6 @@ def _wanted(
         )
         for reading in read
         if reading.query in scopes
-        and scopes[reading.query].view.reads[reading.source].kind == kinds.get(reading.place[0])
     ]
     return spark.createDataFrame(
         rows,

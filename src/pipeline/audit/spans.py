@@ -42,12 +42,17 @@ def ingested_spans(spark: SparkSession, settings: Settings) -> list[Span]:
 
 
 def query_spans(spark: SparkSession, settings: Settings, found: Evidence) -> list[Span]:
-    """What each query has read up to its judged batch, by its checkpoint."""
-    read = []
+    """What each query has read of the topics of its sources up to its judged batch, by its checkpoint.
+
+    Ingest reads all topics in one batch, so a batch of the log spans topics that the query's tables do not hold.
+    """
+    kinds, read = kind_of_topic(settings), []
     for scope in found.scopes.values():
-        query = scope.view.query
+        view, query = scope.view, scope.view.query
         told = _by_checkpoint(spark, checkpoint_path(settings.lake.root, query), query, scope.judged)
-        read += told or _of_log(spark, settings, scope)
+        for one in told or _of_log(spark, settings, scope):
+            if kinds.get(one.place[0]) == view.reads[one.source].kind:
+                read.append(one)
     return read
 
 
@@ -62,15 +67,10 @@ def _by_checkpoint(spark: SparkSession, checkpoint: str, query: str, batch_id: i
 
 
 def _of_log(spark: SparkSession, settings: Settings, scope: late.Scope) -> list[Span]:
-    """Ingest reads all topics in one batch, so a batch of the log spans topics that the query's table does not hold."""
-    root, view, kinds = settings.lake.root, scope.view, kind_of_topic(settings)
+    root, view = settings.lake.root, scope.view
     tables, feed = catalog.typed_tables(settings), feed_of(root, view)
     read = ledger.read_of_log(spark, root, view.query, scope.judged, tables=tables, feed=feed)
-    return [
-        Span(view.query, one.source, (one.topic, one.partition), (one.first, one.end))
-        for one in read
-        if kinds.get(one.topic) == view.reads[one.source].kind
-    ]
+    return [Span(view.query, one.source, (one.topic, one.partition), (one.first, one.end)) for one in read]
 
 
 def ledger_faults(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> list[Fault]:
