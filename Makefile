@@ -4,6 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 CASES ?= 300
+KILLS ?= 60
 SEED ?= 1
 EVENTS ?= 1000000
 ROUNDS ?= 5
@@ -25,7 +26,7 @@ help:
 	@echo 'make demo      everything on this machine: Kafka, seeded events, both layers, the proof'
 	@echo 'make test      the test suite, with real Kafka and Postgres, and some crashes; in two processes'
 	@echo 'make airflow   Airflow in .venv-airflow, once (300 MB); make test then runs its DAG, too'
-	@echo 'make torture   crashes by the hundred: CASES=300 SEED=1'
+	@echo 'make torture   crashes by the hundred: CASES=300 KILLS=60 SEED=1'
 	@echo 'make cluster   every job on a standalone cluster on loopback, whose workers are killed'
 	@echo 'make bench     this, plain Spark, a Polars loop and DuckDB in turn: EVENTS=1000000 ROUNDS=5'
 	@echo 'make check     format, lint, types'
@@ -47,7 +48,7 @@ test: $(STAMP)
 airflow: $(AIRFLOW_STAMP)
 
 torture: install
-	@$(BIN)/python tests/crash/torture.py --cases $(CASES) --seed $(SEED)
+	@$(BIN)/python tests/crash/torture.py --cases $(CASES) --kills $(KILLS) --seed $(SEED)
 
 cluster: install
 	@$(BIN)/python tests/cluster/suite.py

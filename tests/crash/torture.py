@@ -1,4 +1,4 @@
-"""`make torture CASES=300 SEED=1`: as many crashes as asked, a fifth of them kill -9, in pieces of one session each.
+"""`make torture CASES=300 KILLS=60 SEED=1`: as many crashes as asked, so many of them kill -9, in pieces of one session each.
 
 Each piece is a test run of its own, so that a session that dies costs no more than its piece. At the end: how many
 crashes there were and of which kind, and for each failure its seed and the command that plays it again.
@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-KILL_SHARE = 0.2
 CRASH_SEEDS_IN_A_PIECE = 8
 KILL_SEEDS_IN_A_PIECE = 4
 
@@ -36,13 +35,19 @@ class Tally:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=300, help="how many crashes at least")
+    parser.add_argument(
+        "--kills", type=int, help="how many of them at least are kill -9; a fifth unless said"
+    )
     parser.add_argument("--seed", type=int, default=1, help="the first seed; the others follow it")
     asked = parser.parse_args(argv)
+    kills_asked = asked.cases // 5 if asked.kills is None else asked.kills
     tally = Tally()
     crash_seed = kill_seed = asked.seed
-    while sum(tally.crashes.values()) < asked.cases and len(tally.failures) < 20:
-        kills_due = tally.crashes["kill -9"] < asked.cases * KILL_SHARE
-        others_due = sum(tally.crashes.values()) - tally.crashes["kill -9"] < asked.cases * (1 - KILL_SHARE)
+    while len(tally.failures) < 20:
+        others = sum(tally.crashes.values()) - tally.crashes["kill -9"]
+        kills_due, others_due = tally.crashes["kill -9"] < kills_asked, others < asked.cases - kills_asked
+        if not kills_due and not others_due:
+            break
         kills = range(kill_seed, kill_seed + (KILL_SEEDS_IN_A_PIECE if kills_due else 0))
         crashes = range(crash_seed, crash_seed + (CRASH_SEEDS_IN_A_PIECE if others_due else 0))
         _play(crashes, kills, tally)
