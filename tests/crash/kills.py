@@ -15,7 +15,9 @@ from pathlib import Path
 from crash import logs
 from crash.plays import INGEST, Play, check, has_empty_batches, has_hot_key
 from lake import send
+from pipeline.delta_log import is_table
 from pipeline.settings import Settings
+from pipeline.tables import ORDER_EVENTS, PRODUCT_EVENTS, RAW_EVENTS, table_path
 
 __all__ = ["play_with_kills"]
 
@@ -83,6 +85,8 @@ def play_with_kills(told: Play, seed: int, folder: Path) -> None:
         if has_empty_batches(seed):
             logs.marks(told.here)
         rng.shuffle(actors)
+        if not _has_log(told):
+            actors.sort(key=lambda actor: actor != INGEST)
         worker = _Worker(told.here, actors, rng.choice(told.batch_sizes), folder / f"worker-{number}.log")
         by_file = (seed + len(told.crashes)) % 2 == 0
         if by_file:
@@ -99,6 +103,14 @@ def play_with_kills(told: Play, seed: int, folder: Path) -> None:
     send(told.here, logs.ending(1))
     _Worker(told.here, [INGEST, *told.views], max(told.batch_sizes), folder / "worker-last.log").succeed()
     check(told)
+
+
+def _has_log(told: Play) -> bool:
+    """Whether views can begin: killed at its start, ingest has made some of its tables only."""
+    root = told.here.lake.root
+    return all(
+        is_table(told.spark, table_path(root, name)) for name in (RAW_EVENTS, ORDER_EVENTS, PRODUCT_EVENTS)
+    )
 
 
 def _kill_at_file(worker: _Worker, root: Path, which: int) -> str | None:
