@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
@@ -39,3 +42,39 @@ def test_options_of_a_session_are_put_back(spark: SparkSession) -> None:
         assert spark.conf.get(key) == "17"
     finally:
         spark.conf.unset(key)
+
+
+def test_a_checkpoint_on_this_machine_is_written_without_a_program_for_each_file(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    with programs_of_java(spark, tmp_path / "recording.jfr") as started:
+        counts = (
+            spark.readStream.format("rate-micro-batch").option("rowsPerBatch", 10).load().groupBy("value")
+        )
+        query = (
+            counts.count()
+            .writeStream.format("noop")
+            .outputMode("update")
+            .option("checkpointLocation", str(tmp_path / "checkpoint"))
+            .start()
+        )
+        while len(query.recentProgress) < 3:
+            query.awaitTermination(0.1)
+        query.stop()
+    assert sorted((tmp_path / "checkpoint" / "commits").iterdir())
+    assert "readlink" not in started
+
+
+@contextmanager
+def programs_of_java(spark: SparkSession, file: Path) -> Iterator[set[str]]:
+    """The names of the programs that the JVM starts inside the block, filled in at its end (JDK Flight Recorder's ProcessStart)."""
+    java = spark._jvm.jdk.jfr
+    recording, started = java.Recording(), set[str]()
+    recording.enable("jdk.ProcessStart")
+    recording.start()
+    yield started
+    recording.stop()
+    path = spark._jvm.java.nio.file.Path.of(str(file), spark._sc._gateway.new_array(spark._jvm.String, 0))
+    recording.dump(path)
+    events = java.consumer.RecordingFile.readAllEvents(path)
+    started.update(event.getString("command").split(" ")[0] for event in events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from pyspark.sql import SparkSession
 
 from lake import at, line, order, product, rows_of, send
 from pipeline import ingest, plan, serving, speed
+from pipeline.failpoints import watched
 from pipeline.settings import Settings
 from pipeline.state_stores import keeping_state_in, state_store
+from pipeline.streaming import QueryFailed
 from pipeline.tables import checkpoint_path
 from pipeline.views import VIEWS
 
@@ -72,6 +75,40 @@ def test_state_stays_where_it_was_begun(
     assert kept_in(settings) == begun
     rows = rows_of(serving.read(spark, settings, JOIN, layer="speed"))
     assert [(row["order_id"], row["name"]) for row in rows] == [("o1", "the p1"), ("o2", "the p1")]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+def test_what_a_batch_that_has_not_ended_has_kept_is_written_anew(
+    spark: SparkSession, settings: Settings, store: str
+) -> None:
+    send(settings, [product(time=at(0)), order("o1", time=at(1), items=[line()])])
+    run(settings, join_state=store)
+    send(settings, [order("o2", time=at(2), items=[line()])])
+    with watched(failing_at("speed: written")), pytest.raises(QueryFailed):
+        run(settings, join_state=store)
+    checkpoint = Path(checkpoint_path(settings.lake.root, JOIN.query))
+    finished = max(int(file.name) for file in (checkpoint / "commits").iterdir() if file.name.isdigit())
+    for file in (checkpoint / "state").rglob(f"{finished + 2}.*"):
+        file.write_text("not what the second try is to read")
+        file.with_name(f".{file.name}.crc").unlink()
+    run(settings, join_state=store)
+    send(settings, [order("o3", time=at(3), items=[line()])])
+    run(settings, join_state=store)  # reads the state from its files
+    rows = rows_of(serving.read(spark, settings, JOIN, layer="speed"))
+    assert [(row["order_id"], row["name"]) for row in rows] == [
+        ("o1", "the p1"),
+        ("o2", "the p1"),
+        ("o3", "the p1"),
+    ]
+
+
+def failing_at(point: str) -> Callable[[str], None]:
+    def fail(name: str) -> None:
+        if name == point:
+            raise RuntimeError(point)
+
+    return fail
 
 
 def asking(settings: Settings, *, join_state: str) -> Settings:

@@ -26,7 +26,6 @@ __all__ = [
     "read_text",
     "remove",
     "replace_bytes",
-    "replace_text",
     "size",
     "write_atomically",
     "write_text",
@@ -60,18 +59,10 @@ def write_text(spark: SparkSession, location: str, text: str) -> None:
         stream.close()
 
 
-def replace_text(spark: SparkSession, location: str, text: str) -> None:
-    """Write the file so that, whenever the machine stops, it holds the old text or the new one, and after this the new."""
-    file = local_path(location)
-    if file is None:
-        write_atomically(spark, location, text)
-    else:
-        replace_bytes(file, text.encode("utf-8"))
-
-
 def replace_bytes(file: Path, content: bytes) -> None:
-    """As `replace_text`, on this machine."""
+    """As `write_atomically`, on this machine."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_name(f".{file.name}.crc").unlink(missing_ok=True)  # Hadoop's checksum of what was there
     fresh = file.with_name(f".{file.name}.new")
     with fresh.open("wb") as written:
         written.write(content)
@@ -86,7 +77,11 @@ def replace_bytes(file: Path, content: bytes) -> None:
 
 
 def write_atomically(spark: SparkSession, location: str, text: str) -> None:
-    """As Spark writes the files of a checkpoint, with what the file system offers for that; also in place of one of them."""
+    """Write the file so that, whenever the machine stops, it holds the old text or the new one, and after this the new."""
+    file = local_path(location)
+    if file is not None:
+        replace_bytes(file, text.encode("utf-8"))
+        return
     path, _ = _path(spark, location)
     manager = java_class(spark, _MANAGER).create(
         path.getParent(), spark._jsparkSession.sessionState().newHadoopConf()

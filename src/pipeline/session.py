@@ -25,6 +25,7 @@ from pipeline.instants import of_microseconds
 from pipeline.jars import added_jars, first_jars, require_s3_jars, spark_jars
 from pipeline.java import require_java
 from pipeline.settings import SECRET_NAME, Secret, Settings
+from pipeline.tables import local_path
 
 __all__ = ["class_path", "session", "side_by_side"]
 
@@ -35,6 +36,16 @@ _LEAST_MEMORY = 1024 * _MEBIBYTE
 _MOST_MEMORY = 8192 * _MEBIBYTE
 
 _TIME_ZONE = "spark.sql.session.timeZone"
+
+_FILES_OF_A_LOCAL_CHECKPOINT = {
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+    )
+}
+"""By default Spark puts a checkpoint's files in place by Hadoop's FileContext, which on this machine's file system starts the program
+`readlink` four times for each of them: 0.3 s of a small micro-batch of a join. Both rename, and are as atomic as that; but this one
+leaves a file that is there (`state_stores.forget_unfinished`).
+"""
 
 _is_starting_java = False
 
@@ -117,6 +128,7 @@ def _defaults(settings: Settings) -> dict[str, str]:
         "spark.sql.warehouse.dir": f"{local_folder}/pipeline-warehouse-{os.getuid()}",
         "spark.executorEnv.TZ": "UTC",
         "spark.redaction.regex": f"(?i){SECRET_NAME.pattern}",  # Spark's own passes over a webhook, a JAAS login and others
+        **(_FILES_OF_A_LOCAL_CHECKPOINT if local_path(settings.lake.root) is not None else {}),
         **settings.spark.conf,
     }
 

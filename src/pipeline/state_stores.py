@@ -6,13 +6,17 @@ the checkpoint, so nothing is lost with either. Only RocksDB holds more than the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 from pyspark.sql import SparkSession
 
-__all__ = ["StateStore", "keeping_state_in", "state_store"]
+from pipeline import checkpoints
+from pipeline.tables import local_path
+
+__all__ = ["StateStore", "forget_unfinished", "keeping_state_in", "state_store"]
 
 StateStore = Literal["rocksdb", "memory"]
 
@@ -47,3 +51,21 @@ def keeping_state_in(spark: SparkSession, store: StateStore) -> Iterator[None]:
     finally:
         for key, was in before.items():
             spark.conf.unset(key) if was is None else spark.conf.set(key, was)
+
+
+def forget_unfinished(checkpoint: str) -> None:
+    """Remove what a batch that has not ended has written of the state, so that its next try writes it anew.
+
+    On this machine's file system Spark leaves a file that is there as it is (`session`). Files that are named for their try
+    (`5_<id>.zip`, checkpointFormatVersion 2) are in nobody's way.
+    """
+    folder = local_path(checkpoint)
+    if folder is None:
+        return
+    done = checkpoints.last_committed_batch(None, checkpoint)
+    newest = 0 if done is None else done + 1  # a batch makes the version after its own number
+    for file in (folder / "state").glob("**/*.*"):
+        of_version = re.fullmatch(r"(\d+)\.(delta|snapshot|zip|changelog)", file.name)
+        if of_version and int(of_version[1]) > newest:
+            file.unlink()
+            file.with_name(f".{file.name}.crc").unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from pipeline.errors import (
 from pipeline.kafka_topics import Topics
 from pipeline.observe import Observer, observing
 from pipeline.sinks import Transaction
-from pipeline.state_stores import keeping_state_in
+from pipeline.state_stores import forget_unfinished, keeping_state_in
 from pipeline.stopping import Draining, end_if_asked, hold, is_asked_to_stop, let_go, poll_seconds
 from pipeline.tables import checkpoint_path
 
@@ -90,6 +90,7 @@ def start(
         join_state=join_state,
     )
     note = guards.table_notes(spark, query=query, checkpoint=checkpoint, root=root, tables=tables)
+    forget_unfinished(checkpoint)
     _refusals.pop(query, None)
     newest_by_table: dict[str, int] = {}
 

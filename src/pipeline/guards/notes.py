@@ -66,7 +66,7 @@ def keep_note(spark: SparkSession, checkpoint: str, name: str, noted: Mapping[st
     """Write it, where it does not stand there as it is."""
     where, text = f"{checkpoint}/pipeline/{name}", json.dumps(noted, sort_keys=True)
     if files.read_text(spark, where) != text:
-        files.replace_text(spark, where, text)
+        files.write_atomically(spark, where, text)
 
 
 def read_note(spark: SparkSession, *, query: str, checkpoint: str, name: str) -> dict[str, Any]:

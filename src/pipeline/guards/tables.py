@@ -104,7 +104,7 @@ def table_notes(
             before = known.get(_name(table, root))
             if before is not None:
                 _check_not_behind(spark, query=query, checkpoint=checkpoint, table=table, noted=before)
-        files.replace_text(spark, where, json.dumps(now, sort_keys=True))
+        files.write_atomically(spark, where, json.dumps(now, sort_keys=True))
         known.clear()
         known.update(now)
 
