@@ -123,6 +123,17 @@ def test_every_damage_is_named_with_its_offsets(
     ]
 
 
+def test_a_table_that_has_lost_all_its_rows_differs(
+    spark: SparkSession, story: Story, tmp_path: Path
+) -> None:
+    here = story.copy(tmp_path / "emptied")
+    DeltaTable.forPath(spark, view_path(here.lake.root, "customer_hourly_spend", "speed", 1)).delete()
+    (fault,) = audit.run(here).faults
+    assert (fault.fault, fault.query) == ("table_differs", "customer_hourly_spend")
+    assert fault.detail is not None
+    assert fault.detail.startswith("the table adds up to 0 orders, ")
+
+
 def test_what_kafka_forgets_is_told_by_what_it_said_before(
     spark: SparkSession, story: Story, report: Report, tmp_path: Path
 ) -> None:

@@ -8,7 +8,8 @@ aggregation and is no number of events.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
@@ -46,6 +47,7 @@ __all__ = [
 
 _ADDRESS = ("topic", "partition", "offset")
 _IDENTITY = ("query", "key", "event_time")
+_ABOUT = ("query", "wanted_type", "counts_from", "generation", "batch_id", "watermark")
 _CLASS_NAMES = {
     0: "under 1 minute",
     60: "1 to 10 minutes",
@@ -177,14 +179,25 @@ def enter(
             return
         _forget_older_generations(spark, path, scopes)
         clocked = [scope for scope in scopes if any(one.kind != TEXT_LINES for one in scope.view.reads)]
-        found = _missed(events, readings(spark, entries, clocked))
-        known = spark.read.format("delta").load(path).select(*_IDENTITY)
-        new = found.join(known, on=[*_IDENTITY], how="left_anti").persist()
-        try:
-            rows = _with_healed(new, counted).select(*SCHEMAS[LATE_EVENTS].names).coalesce(1)
-            append_with(rows, path, metadata=basis)
-        finally:
-            new.unpersist()
+        read = readings(spark, entries, clocked)
+        with _kept(_late_copies(events, read)) as copies:
+            if copies.isEmpty():
+                append_with(spark.createDataFrame([], SCHEMAS[LATE_EVENTS]), path, metadata=basis)
+                return
+            known = spark.read.format("delta").load(path).select(*_IDENTITY)
+            missed = _missed(copies, events, read).join(known, on=[*_IDENTITY], how="left_anti")
+            with _kept(missed) as new:
+                rows = _with_healed(new, counted).select(*SCHEMAS[LATE_EVENTS].names)
+                append_with(rows.coalesce(1), path, metadata=basis)
+
+
+@contextmanager
+def _kept(rows: DataFrame) -> Iterator[DataFrame]:
+    """Computed once for all that is asked inside the block."""
+    try:
+        yield rows.persist()
+    finally:
+        rows.unpersist()
 
 
 def _newest_basis(spark: SparkSession, path: str) -> Mapping[str, Any] | None:
@@ -205,16 +218,15 @@ def heal(spark: SparkSession, root: str, *, counted: Mapping[str, Counted]) -> N
         for view, form in counted.items():
             is_candidate = is_candidate | ((F.col("query") == view) & (F.col("event_time") < form.horizon))
         open_events = stored.where(F.col("healed_at").isNull() & is_candidate)
-        healed = _with_healed(open_events, counted).where(F.col("healed_at").isNotNull()).persist()
-        try:
-            if open_events.isEmpty() or healed.isEmpty():
+        if open_events.isEmpty():
+            return
+        with _kept(_with_healed(open_events, counted).where(F.col("healed_at").isNotNull())) as healed:
+            if healed.isEmpty():
                 return
             is_same = " AND ".join(f"stored.`{name}` = healed.`{name}`" for name in _IDENTITY)
             DeltaTable.forPath(spark, path).alias("stored").merge(
                 healed.alias("healed"), is_same
             ).whenMatchedUpdate(set={"healed_at": F.col("healed.healed_at")}).execute()
-        finally:
-            healed.unpersist()
 
 
 def recorded(spark: SparkSession, root: str, view: str | None = None) -> DataFrame:
@@ -275,22 +287,24 @@ def _in_utc(row: dict[str, Any]) -> dict[str, Any]:
     return {name: in_utc(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
-def _missed(told: DataFrame, read: DataFrame) -> DataFrame:
+def _late_copies(told: DataFrame, read: DataFrame) -> DataFrame:
+    """The copies of events that a query read behind its watermark, beside what `readings` says of the batch that read them."""
+    return ledger.with_batch(told, read, columns=_ABOUT).where(is_wanted() & ~is_in_time())
+
+
+def _missed(late: DataFrame, told: DataFrame, read: DataFrame) -> DataFrame:
     """One row per identity that a query read and did not count: LATE_EVENTS without healed_at, at the copy it read first.
 
     An identity of which any copy came in time counts. Late copies are few, so they are found first, and copies in time
     are looked for among theirs only.
     """
-    about = ("query", "wanted_type", "counts_from", "generation", "batch_id", "watermark")
-    copies = ledger.with_batch(told, read, columns=about).where(is_wanted())
-    late = copies.where(~is_in_time())
     place = F.struct("batch_id", "partition", "offset")
     first = F.min_by(F.struct(*_ADDRESS, "batch_id", "watermark", "generation"), place).alias("first")
     missed = late.groupBy(*_IDENTITY).agg(first).select(*_IDENTITY, "first.*")
     # A stream's watermark never goes back: a copy in time was read before the late ones, or with them.
     suspects = F.broadcast(late.select("key", "event_time").distinct())
     others = ledger.with_batch(
-        told.join(suspects, on=["key", "event_time"], how="left_semi"), read, columns=about
+        told.join(suspects, on=["key", "event_time"], how="left_semi"), read, columns=_ABOUT
     )
     in_time = others.where(is_wanted() & is_in_time()).select(*_IDENTITY)
     micros = (F.unix_micros("watermark") - F.unix_micros("event_time")).cast("decimal(18,0)")

@@ -111,19 +111,35 @@ def catch_up(
 
 
 def read_of_log(
-    spark: SparkSession, root: str, query: str, batch_id: int, *, tables: Sequence[str], feed: str | None
-) -> tuple[OffsetRange, ...]:
-    """What a query of the log had read after the batch, told as what ingest had read for it: by its checkpoint and ingest's
-    entries, whatever the ledger says of the query itself. `tables` and `feed`: as `catch_up`.
+    spark: SparkSession,
+    root: str,
+    batches: Mapping[str, int],
+    *,
+    tables: Sequence[str],
+    feeds: Mapping[str, str],
+) -> dict[str, tuple[OffsetRange, ...]]:
+    """What queries of the log had read after these of their batches, told as what ingest had read for it: by their checkpoints and
+    ingest's entries, whatever the ledger says of the queries themselves. `tables` as in `catch_up`, `feeds` by query.
+
+    Of a query of Kafka there is nothing.
     """
-    checkpoint = checkpoint_path(root, query)
-    read = checkpoints.log_read(spark, checkpoint, batch_id)
-    if not read:
-        return ()
-    batch = replace(checkpoints.micro_batch(spark, checkpoint, batch_id), log_ranges=tuple(read))
     taken = transactions(spark, table_path(root, BATCH_LEDGER))
-    told = _told_by_feed(spark, batch, feed) if feed else _told_by_log(spark, root, batch, taken, tables)
-    return _in_kafka_offsets(spark, root, [told])[0].ranges if told else ()
+    told = {}
+    for query, batch_id in batches.items():
+        checkpoint = checkpoint_path(root, query)
+        read = checkpoints.log_read(spark, checkpoint, batch_id)
+        if not read:
+            continue
+        batch = replace(checkpoints.micro_batch(spark, checkpoint, batch_id), log_ranges=tuple(read))
+        one = (
+            _told_by_feed(spark, batch, feeds[query])
+            if query in feeds
+            else _told_by_log(spark, root, batch, taken, tables)
+        )
+        if one is not None:
+            told[query] = one
+    in_offsets = _in_kafka_offsets(spark, root, [*told.values()])
+    return {query: batch.ranges for query, batch in zip(told, in_offsets, strict=True)}
 
 
 @dataclass(frozen=True)

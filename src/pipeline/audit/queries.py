@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline import late, ledger
@@ -30,30 +31,18 @@ def account_queries(
     if not found.scopes:
         return [], []
     told = identified_events(spark, settings, found, with_text=True)
-    identity = ("query", "topic", "key", "event_time")
-    entries = late.readings(spark, found.entries, [*found.scopes.values()])
-    about = ("query", "wanted_type", "counts_from", "watermark")
-    in_time = ledger.with_batch(told, entries, columns=about).where(
-        late.is_wanted() & (late.is_in_time() | F.col("event_time").isNull())
-    )
-    should = told.join(F.broadcast(_wanted(spark, found, read)), on=["topic", "partition"]).where(
-        (F.col("offset") >= F.col("first")) & (F.col("offset") < F.col("end")) & late.is_wanted()
-    )
+    scopes = [*found.scopes.values()]
+    batches = late.readings(spark, found.entries, scopes).withColumn("mark", F.lit("counted"))
+    ranges = batches.unionByName(_wanted(spark, found, read), allowMissingColumns=True)
+    about = ("query", "wanted_type", "counts_from", "watermark", "mark")
+    is_in_time = (F.col("mark") == "should") | late.is_in_time() | F.col("event_time").isNull()
+    met = ledger.with_batch(told, ranges, columns=about).where(late.is_wanted() & is_in_time)
     missed = late.recorded(spark, settings.lake.root).where(F.col("query").isin(*found.scopes))
-    place = F.struct("partition", "offset").alias("place")
-    parts = [
-        rows.select(
-            *identity, place, *[F.lit(name == mark).alias(name) for name in ("should", "counted", "late")]
-        )
-        for mark, rows in (("should", should), ("counted", in_time), ("late", missed))
-    ]
-    verdicts = (
-        reduce(DataFrame.unionByName, parts)
-        .groupBy(*identity)
-        .agg(
-            *[F.bool_or(name).alias(name) for name in ("should", "counted", "late")],
-            F.min("place").alias("place"),
-        )
+    identity = ("query", "topic", "key", "event_time")
+    marked = met.unionByName(missed.withColumn("mark", F.lit("late")), allowMissingColumns=True)
+    verdicts = marked.groupBy(*identity).agg(
+        *[F.bool_or(F.col("mark") == name).alias(name) for name in ("should", "counted", "late")],
+        F.min(F.struct("partition", "offset")).alias("place"),
     )
     is_missed = F.col("should") & ~F.col("counted") & ~F.col("late")
     is_wrong = F.col("late") & (F.col("counted") | ~F.col("should"))
@@ -83,12 +72,11 @@ def account_queries(
     if any(row["wrong"] for row in counts):
         verdict = F.when(is_missed, "not_counted").when(is_wrong, "wrongly_late")
         faults = _event_faults(verdicts.withColumn("fault", verdict))
-    faults += _table_faults(spark, settings, found, accounts)
-    return accounts, [*faults, *_key_faults(spark, settings, found)]
+    return accounts, [*faults, *_table_faults(spark, settings, found, accounts)]
 
 
 def _wanted(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> DataFrame:
-    """The spans of the speed queries, each with its view as `query` and with what the source counts."""
+    """The spans of the speed queries in the form of `late.readings`, marked `should`."""
     scopes = {scope.view.query: scope for scope in found.scopes.values()}
     rows = [
         (
@@ -97,13 +85,15 @@ def _wanted(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> DataF
             *reading.span,
             scopes[reading.query].view.reads[reading.source].event_type,
             scopes[reading.query].counts_from,
+            "should",
         )
         for reading in read
         if reading.query in scopes
     ]
     return spark.createDataFrame(
         rows,
-        "query string, topic string, partition int, first bigint, end bigint, wanted_type string, counts_from timestamp",
+        "query string, topic string, partition int, first_offset bigint, end_offset bigint, wanted_type string, "
+        "counts_from timestamp, mark string",
     )
 
 
@@ -127,63 +117,91 @@ def _event_faults(verdicts: DataFrame) -> list[Fault]:
 def _table_faults(
     spark: SparkSession, settings: Settings, found: Evidence, accounts: Sequence[QueryAccount]
 ) -> list[Fault]:
-    """Of the views whose rows say how many orders they hold: whether the table adds up to what the query counted."""
+    """Of every view: whether a table of one of its layers has a key more than once; and of those whose rows say how many
+    orders they hold, whether the speed table adds up to what the query counted.
+    """
+    held = _held(spark, settings, found)
     faults = []
     for account in accounts:
         view = found.scopes[account.query].view
-        table = speed_table(spark, settings, view, found)
-        if "order_count" not in view.columns or table is None:
+        speed, seed = held.get((view.name, "speed")), held.get((view.name, "seed"))
+        if "order_count" not in view.columns or speed is None:
             continue
-        seed = seed_of(spark, settings, view)
-        held = _order_count(speed_rows(spark, view, *table))
-        if seed is not None:
-            held -= _order_count(read_version(spark, seed.path, seed.version))
-        if held != account.counted:
-            detail = f"the table adds up to {held} orders, the query counted {account.counted}"
-            difference = abs(held - account.counted)
+        orders = speed.orders - (seed.orders if seed else 0)
+        if orders != account.counted:
+            detail = f"the table adds up to {orders} orders, the query counted {account.counted}"
+            difference = abs(orders - account.counted)
             faults.append(Fault("table_differs", view.name, account.topic, None, difference, detail=detail))
-    return faults
+    return faults + [
+        Fault("key_repeated", view, None, None, one.repeated, detail=_repeated(view, layer, one.first))
+        for (view, layer), one in held.items()
+        if one.repeated and layer != "seed"
+    ]
 
 
-def _key_faults(spark: SparkSession, settings: Settings, found: Evidence) -> list[Fault]:
-    """Of every view: whether a table of one of its layers has a key more than once."""
-    tables = []
+@dataclass(frozen=True)
+class _Held:
+    """The orders that a table's rows say they hold, how many keys it has more than once, and the first of those."""
+
+    orders: int = 0
+    repeated: int = 0
+    first: str | None = None
+
+
+def _held(spark: SparkSession, settings: Settings, found: Evidence) -> dict[tuple[str, str], _Held]:
+    """By view and layer: `speed`, `batch`, or the `seed` that the speed table began with."""
+    tables = {}
     for scope in found.scopes.values():
         view = scope.view
-        batch = view_path(settings.lake.root, view.name, "batch", view.label)
+        batch, seed = (
+            view_path(settings.lake.root, view.name, "batch", view.label),
+            seed_of(spark, settings, view),
+        )
         version, speed = newest_version(spark, batch), speed_table(spark, settings, view, found)
         if speed is not None:
-            tables.append((view, "speed", speed_rows(spark, view, *speed)))
+            tables[view.name, "speed"] = speed_rows(spark, view, *speed)
         if version is not None:
-            tables.append((view, "batch", read_version(spark, batch, version)))
-    keys = [
-        rows.select(
-            F.lit(view.name).alias("view"),
-            F.lit(layer).alias("layer"),
-            F.to_json(F.struct(*view.keys)).alias("key"),
+            tables[view.name, "batch"] = read_version(spark, batch, version)
+        if speed is not None and seed is not None:
+            tables[view.name, "seed"] = read_version(spark, seed.path, seed.version)
+    if not tables:
+        return {}
+    parts = []
+    for (name, layer), rows in tables.items():
+        view = found.scopes[name].view
+        orders = F.col("order_count") if "order_count" in view.columns else F.lit(None)
+        parts.append(
+            rows.select(
+                F.lit(name).alias("view"),
+                F.lit(layer).alias("layer"),
+                F.to_json(F.struct(*view.keys)).alias("key"),
+                orders.cast("bigint").alias("orders"),
+            )
         )
-        for view, layer, rows in tables
-    ]
-    if not keys:
-        return []
-    repeated = reduce(DataFrame.union, keys).groupBy("view", "layer", "key").count().where("count > 1")
-    rows = repeated.groupBy("view", "layer").agg(F.count(F.lit(1)).alias("keys"), F.min("key").alias("first"))
-    return [
-        Fault("key_repeated", row["view"], None, None, row["keys"], detail=_repeated(row))
-        for row in rows.orderBy("view", "layer").collect()
-    ]
+    by_key = reduce(DataFrame.union, parts).groupBy("view", "layer", "key")
+    is_repeated = F.col("rows") > 1
+    found_rows = (
+        by_key.agg(F.count(F.lit(1)).alias("rows"), F.sum("orders").alias("orders"))
+        .groupBy("view", "layer")
+        .agg(
+            F.coalesce(F.sum("orders"), F.lit(0)).alias("orders"),
+            F.count_if(is_repeated).alias("repeated"),
+            F.min(F.when(is_repeated, F.col("key"))).alias("first"),
+        )
+        .collect()
+    )
+    told = {
+        (row["view"], row["layer"]): _Held(row["orders"], row["repeated"], row["first"]) for row in found_rows
+    }
+    return {table: told.get(table, _Held()) for table in tables}
 
 
-def _repeated(row: Row) -> str:
-    view, layer = row["view"], row["layer"]
+def _repeated(view: str, layer: str, first: str | None) -> str:
     anew = (
         f"pipeline batch {view}"
         if layer == "batch"
         else f"pipeline replay {view}, then pipeline promote {view}"
     )
-    return f"the {layer} table has so many keys more than once, the first of them {row['first']}; make it anew: {anew}"
-
-
-def _order_count(rows: DataFrame) -> int:
-    (row,) = rows.agg(F.sum("order_count").alias("orders")).collect()
-    return int(row["orders"] or 0)
+    return (
+        f"the {layer} table has so many keys more than once, the first of them {first}; make it anew: {anew}"
+    )

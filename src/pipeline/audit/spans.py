@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from pipeline import catalog, checkpoints, late, ledger
+from pipeline import catalog, checkpoints, ledger
 from pipeline.audit.accounts import Fault, fault_at
 from pipeline.evidence import Evidence
 from pipeline.feeds import feed_of
@@ -46,14 +46,26 @@ def query_spans(spark: SparkSession, settings: Settings, found: Evidence) -> lis
 
     Ingest reads all topics in one batch, so a batch of the log spans topics that the query's tables do not hold.
     """
-    kinds, read = kind_of_topic(settings), []
-    for scope in found.scopes.values():
-        view, query = scope.view, scope.view.query
-        told = _by_checkpoint(spark, checkpoint_path(settings.lake.root, query), query, scope.judged)
-        for one in told or _of_log(spark, settings, scope):
-            if kinds.get(one.place[0]) == view.reads[one.source].kind:
-                read.append(one)
-    return read
+    root, kinds = settings.lake.root, kind_of_topic(settings)
+    views = {scope.view.query: scope.view for scope in found.scopes.values()}
+    judged = {scope.view.query: scope.judged for scope in found.scopes.values()}
+    feeds = {query: feed for query, view in views.items() if (feed := feed_of(root, view))}
+    tables = catalog.typed_tables(settings)
+    of_log = [
+        Span(query, one.source, (one.topic, one.partition), (one.first, one.end))
+        for query, ranges in ledger.read_of_log(spark, root, judged, tables=tables, feeds=feeds).items()
+        for one in ranges
+    ]
+    of_kafka = [
+        span
+        for query, batch_id in judged.items()
+        for span in _by_checkpoint(spark, checkpoint_path(root, query), query, batch_id)
+    ]
+    return [
+        span
+        for span in [*of_kafka, *of_log]
+        if kinds.get(span.place[0]) == views[span.query].reads[span.source].kind
+    ]
 
 
 def _by_checkpoint(spark: SparkSession, checkpoint: str, query: str, batch_id: int) -> list[Span]:
@@ -64,13 +76,6 @@ def _by_checkpoint(spark: SparkSession, checkpoint: str, query: str, batch_id: i
         for place, end in sorted(ends.items())
         for first in [began.get(place, 0)]
     ]
-
-
-def _of_log(spark: SparkSession, settings: Settings, scope: late.Scope) -> list[Span]:
-    root, view = settings.lake.root, scope.view
-    tables, feed = catalog.typed_tables(settings), feed_of(root, view)
-    read = ledger.read_of_log(spark, root, view.query, scope.judged, tables=tables, feed=feed)
-    return [Span(view.query, one.source, (one.topic, one.partition), (one.first, one.end)) for one in read]
 
 
 def ledger_faults(spark: SparkSession, found: Evidence, read: Sequence[Span]) -> list[Fault]:
