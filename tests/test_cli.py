@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import types
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -416,7 +417,19 @@ def test_a_step_is_plain_lines_where_nobody_looks(capsys: pytest.CaptureFixture[
     with pytest.raises(CheckFailed), console.step("Checking"):
         raise CheckFailed("no")
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["… Counting", "✓ Counting", "… Checking", "✗ Checking"]
+    assert [line.split("  ")[0] for line in lines] == ["✓ Counting", "✗ Checking"]
+
+
+def test_a_step_that_takes_long_is_told_of_before_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_LONG_SECONDS", 0.01)
+    with console.step("Counting"):
+        deadline = time.monotonic() + 10
+        while not (told := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert told == "… Counting\n"
+    assert capsys.readouterr().err.startswith("✓ Counting  ")
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _EVERY_SECONDS = 60.0
+_LONG_SECONDS = 10.0
 
 Styled = tuple[str, str]
 """A text and how it looks on a terminal."""
@@ -85,8 +86,8 @@ def step(title: str) -> Iterator[None]:
             with _moving(title):
                 yield
         else:
-            _begun(title)
-            yield
+            with _told_where_long(title):
+                yield
     except BaseException as error:
         vars(error).setdefault("failed_step", title)
         _ended("✗", "red", title, time.monotonic() - started)
@@ -351,11 +352,22 @@ def _moving_lines() -> Iterator[Callable[[str, str], None]]:
         yield show
 
 
-def _begun(title: str) -> None:
+@contextmanager
+def _told_where_long(title: str) -> Iterator[None]:
+    """A line says how a step has ended. One that takes long is told of before; of every one JSON has both."""
     if _log is not None:
         _log.info("begun", step=title)
-    else:
-        note(f"… {title}")
+        yield
+        return
+    import threading
+
+    soon = threading.Timer(_LONG_SECONDS, note, [f"… {title}"])
+    soon.daemon = True
+    soon.start()
+    try:
+        yield
+    finally:
+        soon.cancel()
 
 
 def _ended(mark: str, style: str, title: str, seconds: float) -> None:

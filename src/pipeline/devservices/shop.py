@@ -15,8 +15,8 @@ __all__ = ["ORDERS", "seed"]
 ORDERS = 5_000
 """Of a shop to try things with."""
 
-FIRST_DAY = datetime(2023, 12, 1, tzinfo=timezone.utc)
-DAYS = 750
+FIRST_DAY = datetime(2023, 12, 15, tzinfo=timezone.utc)
+DAYS = 120
 ORDERS_A_CUSTOMER = 20
 PRODUCTS = 200
 SEGMENTS = ("retail", "business", "public", None)
