@@ -1,4 +1,4 @@
-"""What is told when Spark's JVM ends by itself: done to a real one."""
+"""Spark's JVM: what is told when it ends by itself, done to a real one; and what it is asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from py4j import java_gateway
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from pipeline.jvm import java_class
 
 _PROGRAM = """
 import sys
@@ -42,3 +47,18 @@ def test_the_end_of_the_jvm_is_told_for_what_it_is(end: str, told: str) -> None:
     assert ran.returncode == 3, ran.stderr
     assert f"error: Spark's JVM has ended: {told}. What is finished is safe" in ran.stderr
     assert "fault of the pipeline" not in ran.stderr
+
+
+def test_java_is_asked_for_a_class_once(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    java_class(spark, "java.util.TreeMap")
+    asked: list[str] = []
+    of_py4j = java_gateway.JVMView.__getattr__
+
+    def noted(view: object, name: str) -> object:
+        asked.append(name)
+        return of_py4j(view, name)
+
+    monkeypatch.setattr(java_gateway.JVMView, "__getattr__", noted)
+    assert java_class(spark, "java.util.TreeMap")().size() == 0
+    F.col("a").isNull() & ~F.col("b")
+    assert asked == []

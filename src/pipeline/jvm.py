@@ -11,7 +11,16 @@ from pyspark.sql import SparkSession
 
 from pipeline.errors import SparkEnded
 
-__all__ = ["ended", "java_class"]
+__all__ = ["ended", "java_class", "remember"]
+
+_OF_PYSPARK = (
+    "functions",
+    "org.apache.spark.sql.classic.SparkSession",
+    "org.apache.spark.sql.classic.SparkSession$",
+    "org.apache.spark.sql.functions",
+    "PythonSQLUtils",
+    "PythonUtils",
+)
 
 _HEAP_IS_FULL = 52
 """What Spark ends its JVM with then (`SparkExitCode.OOM`)."""
@@ -19,8 +28,19 @@ _END_TIMEOUT_SECONDS = 3.0
 
 
 def java_class(spark: SparkSession, name: str) -> Any:
-    """The class of this full name, asked for in one step: by `spark._jvm.org.apache…` each part is looked for in every jar."""
-    return getattr(spark._jvm, name)
+    """The class of this full name, asked for in one step: by `spark._jvm.org.apache…` each part is looked for in every jar.
+
+    It is asked for once a process: py4j itself asks Java again each time.
+    """
+    found = getattr(spark._jvm, name)
+    setattr(spark._jvm, name, found)
+    return found
+
+
+def remember(spark: SparkSession) -> None:
+    """What PySpark asks for with each column and each query."""
+    for name in _OF_PYSPARK:
+        java_class(spark, name)
 
 
 def ended(error: Exception) -> SparkEnded | None:

@@ -86,7 +86,8 @@ def _described(spark: SparkSession, admin: Any, topics: Topics) -> dict[str, Any
     wanted = java_class(spark, "java.util.ArrayList")()
     for name in topics.names:
         wanted.add(name)
-    return dict(admin.describeTopics(wanted).allTopicNames().get())
+    described = admin.describeTopics(wanted).allTopicNames().get()
+    return {name: described.get(name) for name in topics.names}  # Java's iterators end by an exception
 
 
 def _id(description: Any) -> str:

@@ -24,6 +24,7 @@ from pipeline.class_archive import class_archive
 from pipeline.instants import of_microseconds
 from pipeline.jars import added_jars, first_jars, require_s3_jars, spark_jars
 from pipeline.java import require_java
+from pipeline.jvm import remember
 from pipeline.settings import SECRET_NAME, Secret, Settings
 from pipeline.tables import local_path
 
@@ -55,6 +56,12 @@ def session(settings: Settings) -> SparkSession:
 
     Raises SetupError when Java or the jars are missing or not those that are needed.
     """
+    spark = _session(settings)
+    remember(spark)
+    return spark
+
+
+def _session(settings: Settings) -> SparkSession:
     _keep_utc()
     _keep_all_times()
     if SparkSession.getActiveSession() is not None:
