@@ -44,7 +44,7 @@ def test_options_of_a_session_are_put_back(spark: SparkSession) -> None:
         spark.conf.unset(key)
 
 
-def test_a_checkpoint_on_this_machine_is_written_without_a_program_for_each_file(
+def test_a_checkpoint_on_this_machine_is_written_without_looking_for_links(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     with programs_of_java(spark, tmp_path / "recording.jfr") as started:

@@ -153,11 +153,9 @@ def _held(spark: SparkSession, settings: Settings, found: Evidence) -> dict[tupl
     tables = {}
     for scope in found.scopes.values():
         view = scope.view
-        batch, seed = (
-            view_path(settings.lake.root, view.name, "batch", view.label),
-            seed_of(spark, settings, view),
-        )
+        batch = view_path(settings.lake.root, view.name, "batch", view.label)
         version, speed = newest_version(spark, batch), speed_table(spark, settings, view, found)
+        seed = seed_of(spark, settings, view)
         if speed is not None:
             tables[view.name, "speed"] = speed_rows(spark, view, *speed)
         if version is not None:
